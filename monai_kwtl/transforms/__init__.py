@@ -1,0 +1,1 @@
+"""Pseudo-labels and intensity views as MONAI transforms."""

@@ -1,0 +1,196 @@
+"""What every bundle config needs around its stage: one-line errors, checked knobs, the device and the weights."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import inspect
+import os
+import pickle
+import sys
+import traceback
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
+
+from monai_kwtl import __version__
+from monai_kwtl.errors import KWTLError
+
+__all__ = [
+    "bundle_root",
+    "choose_device",
+    "file_sha256",
+    "load_weights",
+    "one_line_errors",
+    "reject_unknown_knobs",
+    "start",
+    "true_or_false",
+    "versions",
+]
+
+
+def _root_cause(error: BaseException) -> BaseException | None:
+    """The error that the user can mend, where the chain of causes holds one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (KWTLError, OSError)):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def one_line_errors() -> None:
+    """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
+
+    Those are :class:`KWTLError` and what the operating system refuses (``OSError``), also where MONAI wrapped them.
+    Everything else is a bug and keeps its traceback, as all errors do where ``KWTL_TRACEBACK`` is set.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nstopped; nothing of yours was changed.", file=sys.stderr)
+            return
+        cause = _root_cause(error)
+        if cause is None or os.environ.get("KWTL_TRACEBACK"):
+            traceback.print_exception(kind, error, trace)
+            return
+        print("error: " + " ".join(str(cause).split()), file=sys.stderr)
+
+    sys.excepthook = hook
+
+
+def _running(kind: type, variable: str) -> Any:
+    """The innermost value of a local variable of that name and type among the callers; None where there is none."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        value = frame.f_locals.get(variable)
+        if isinstance(value, kind):
+            return value
+        frame = frame.f_back
+    return None
+
+
+def reject_unknown_knobs() -> None:
+    """Raise for an override that the running config does not know, naming the nearest knob.
+
+    MONAI accepts any ``--name value`` and goes on with the default of the knob that was meant. Called from a config's
+    ``initialize``, this compares the keys of the running workflow with those of its files.
+
+    Raises:
+        KWTLError: for the first unknown key.
+    """
+    workflow = _running(ConfigWorkflow, "self")
+    files = _running((str, list, tuple), "config_file")
+    if workflow is None or files is None:
+        return
+    known = set(ConfigParser.load_config_files(files))
+    given = {str(key) for key in workflow.parser.get()} - {"_meta_"}
+    for key in sorted(given - known):
+        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+        hint = f"did you mean --{near[0]}?" if near else f"the knobs are described in {files} under _desc_."
+        raise KWTLError(f"unknown option --{key}; {hint}")
+
+
+def start() -> None:
+    """Begin a stage: errors become one line, and unknown options are refused."""
+    one_line_errors()
+    reject_unknown_knobs()
+
+
+def bundle_root() -> str:
+    """Folder of the running bundle: that of the running config, else the current folder or ``bundles/kwtl``."""
+    workflow = _running(ConfigWorkflow, "self")
+    if workflow is not None:
+        return str(Path(workflow.config_root_path).parent)
+    return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
+
+
+def true_or_false(value: Any, name: str) -> bool:
+    """Return a knob as a truth value.
+
+    Raises:
+        KWTLError: for anything but true and false, their spellings in other cases, 0 and 1.
+    """
+    spelled = {"true": True, "false": False, "1": True, "0": False}
+    if str(value).lower() not in spelled:
+        raise KWTLError(f"{name} must be true or false, got {value!r}.")
+    return spelled[str(value).lower()]
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return the device to compute on; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        KWTLError: for a device that torch does not know or that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(str(device))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise KWTLError(f"device {device!r} cannot be used here; use auto, cpu or cuda.") from error
+    return chosen
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
+    """Load a checkpoint into a network and move it to a device.
+
+    The checkpoint is a plain state dict, or a dict that holds one under ``model``, ``network`` or ``state_dict``. It is
+    read with ``weights_only=True``: a file that asks for more is refused.
+
+    Args:
+        network: changed in place.
+        path: of the checkpoint.
+        device: where the network shall live.
+
+    Returns:
+        The network, in the mode that it was in.
+
+    Raises:
+        KWTLError: when the file is missing, is no checkpoint, belongs to another network, or holds NaN or infinity.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise KWTLError(f"there is no checkpoint at {path}; give the path of a .pt file with --ckpt.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise KWTLError(f"{path} is not a readable checkpoint (a state_dict saved by torch.save).") from error
+    for name in ("model", "network", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise KWTLError(f"{path} holds no state_dict; save the network's weights with torch.save(net.state_dict()).")
+    own = network.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        raise KWTLError(
+            f"{path} belongs to another network: {wrong[0]!r} {'is' if len(wrong) == 1 else 'and others are'} "
+            f"not the same as in {type(network).__name__}; choose its checkpoint, or change network_def."
+        )
+    broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if broken:
+        raise KWTLError(f"{path} holds values that are not finite, first in {broken[0]!r}; its training diverged.")
+    network.load_state_dict(state)
+    return network.to(device)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {"monai_kwtl": __version__} | {n: importlib.metadata.version(n) for n in ("monai", "torch", "numpy")}

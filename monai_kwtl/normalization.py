@@ -1,0 +1,86 @@
+"""Re-estimation of batch-norm statistics on unlabelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["batch_norm_layers", "estimate_batch_norm_statistics", "transductive_batch_norm"]
+
+
+def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch-norm layers of ``network`` that keep running statistics, in module order."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@torch.no_grad()
+def estimate_batch_norm_statistics(network: nn.Module, images: Iterable[torch.Tensor]) -> int:
+    """Replace the running statistics of every batch-norm layer by their plain average over ``images``.
+
+    Each layer's running mean and variance become the unweighted mean, over the batches given, of the batch's own
+    mean and (unbiased) variance. Nothing else changes: neither weights nor each module's training flag nor momentum.
+    Without a batch-norm layer or without images the network stays as it is.
+
+    Networks trained on a mixture of sources carry statistics of the mixture, which fit no single source; these two
+    numbers per channel are enough to lose a segmentation.
+
+    Args:
+        network: any network; it is changed in place.
+        images: batches of network input, shape (N, C, *spatial), on the device of the network.
+
+    Returns:
+        The number of batches seen.
+    """
+    layers = batch_norm_layers(network)
+    if not layers:
+        return 0
+    training = {module: module.training for module in network.modules()}
+    saved = [(m.momentum, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked.clone()) for m in layers]
+    batches = 0
+    complete = False
+    try:
+        network.eval()
+        for layer in layers:
+            layer.train()
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's name for the cumulative average
+        for batch in images:
+            network(batch)
+            batches += 1
+        complete = batches > 0
+    finally:
+        for layer, (momentum, mean, var, tracked) in zip(layers, saved, strict=True):
+            layer.momentum = momentum
+            if not complete:
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(var)
+                layer.num_batches_tracked.copy_(tracked)
+        for module, flag in training.items():
+            module.training = flag
+    return batches
+
+
+@contextmanager
+def transductive_batch_norm(network: nn.Module) -> Iterator[nn.Module]:
+    """Let batch-norm layers use the statistics of each batch they see; everything is put back on leaving.
+
+    Running statistics are neither read nor changed inside the context.
+    """
+    layers = batch_norm_layers(network)
+    flags = [layer.training for layer in layers]
+    buffers = [(layer.running_mean, layer.running_var) for layer in layers]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = None
+            layer.training = True
+        yield network
+    finally:
+        for layer, flag, (mean, var) in zip(layers, flags, buffers, strict=True):
+            layer.running_mean, layer.running_var = mean, var
+            layer.track_running_stats = True
+            layer.training = flag

@@ -1,0 +1,244 @@
+"""Per-pixel score maps: how much a network's prediction of an image wavers (consistency, entropy, MC-dropout)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.inferers import Inferer
+from torch import nn
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers import TiledInferer
+from monai_kwtl.transforms import affine_views, intensity_views
+
+__all__ = [
+    "MEASURES",
+    "ScoreMapInferer",
+    "bernoulli_entropy",
+    "consistency_map",
+    "entropy_map",
+    "foreground_weight",
+    "mc_dropout_map",
+    "normalize",
+    "view_disagreements",
+]
+
+MEASURES = ("soft", "hard", "jsd", "entropy", "mc_dropout")
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """Map grey values in [0, 255] to network input in [-1, 1]: ``(x / 255 - 0.5) / 0.5``, float32."""
+    return image.to(torch.float32).mul(2.0 / 255.0).sub_(1.0)
+
+
+def bernoulli_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy, in nats, of a Bernoulli variable with the given logits: ``softplus(z) - z * sigmoid(z)``."""
+    return F.softplus(logits) - logits * torch.sigmoid(logits)
+
+
+def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor:
+    """Positive weight of Eq. 4: background over foreground of each target map, clamped to [1/limit, limit].
+
+    Args:
+        target: probabilities or a mask in [0, 1], shape (N, C, *spatial); a pixel from 0.5 on is foreground.
+        limit: largest weight, and the inverse of the smallest.
+
+    Returns:
+        Weights, shape (N, 1, ..., 1); 1 where a map has no foreground.
+    """
+    foreground = (target >= 0.5).flatten(1).float().mean(1)
+    ratio = ((1.0 - foreground) / foreground.clamp_min(1e-12)).clamp(1.0 / limit, limit)
+    ratio = torch.where(foreground > 0, ratio, torch.ones_like(ratio))
+    return ratio.reshape(-1, *[1] * (target.dim() - 1))
+
+
+def view_disagreements(
+    logits: torch.Tensor, view_logits: Sequence[torch.Tensor], target: str = "soft", weighted: bool = False
+) -> list[torch.Tensor]:
+    """Binary cross-entropy between the prediction of an image and that of each of its views, computed from logits.
+
+    ``BCE(t, z_A) = w t softplus(-z_A) + (1 - t) softplus(z_A)`` with ``t = sigmoid(z)`` (``soft``) or ``t = [z >= 0]``
+    (``hard``, as the authors' released code does), and ``w`` from :func:`foreground_weight` or 1.
+
+    Args:
+        logits: of the image itself, shape (N, 1, *spatial).
+        view_logits: of each view, same shape.
+        target: ``"soft"`` or ``"hard"``.
+        weighted: whether foreground counts with the weight of Eq. 4.
+
+    Returns:
+        One map per view, same shape, >= 0.
+    """
+    logits = logits.float()
+    expected = torch.sigmoid(logits) if target == "soft" else (logits >= 0).float()
+    weight = foreground_weight(expected) if weighted else None
+    return [
+        F.binary_cross_entropy_with_logits(view.float(), expected, reduction="none", pos_weight=weight)
+        for view in view_logits
+    ]
+
+
+def consistency_map(
+    logits: torch.Tensor, view_logits: Sequence[torch.Tensor], measure: str = "soft", weighted: bool = False
+) -> torch.Tensor:
+    """Score of each pixel by how much the views' predictions differ from the image's (Eq. 3 of the paper).
+
+    Args:
+        logits: of the image itself, shape (N, 1, *spatial).
+        view_logits: of each view, same shape.
+        measure: ``"soft"`` or ``"hard"``: sum over the views of :func:`view_disagreements`; ``"jsd"``: generalised
+            Jensen-Shannon divergence of image and views, ``H(mean p) - mean H(p)``, which is 0 where all agree.
+        weighted: whether foreground counts with the weight of Eq. 4 (``soft`` and ``hard`` only).
+
+    Returns:
+        Map of the same shape, float32, >= 0.
+    """
+    if measure in ("soft", "hard"):
+        disagreements = view_disagreements(logits, view_logits, target=measure, weighted=weighted)
+        return torch.stack(disagreements).sum(0)
+    if measure != "jsd":
+        raise KWTLError(f"a consistency measure is 'soft', 'hard' or 'jsd', got {measure!r}.")
+    stacked = torch.stack([logits, *view_logits]).float()
+    mean = torch.sigmoid(stacked).mean(0)
+    entropy_of_mean = torch.special.entr(mean) + torch.special.entr(1.0 - mean)
+    return (entropy_of_mean - bernoulli_entropy(stacked).mean(0)).clamp_min_(0.0)
+
+
+def entropy_map(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy, in nats, of the predicted foreground probability at each pixel; same shape, in [0, ln 2]."""
+    return bernoulli_entropy(logits.float())
+
+
+@contextmanager
+def _dropout_before_last_convolution(network: nn.Module, rate: float, generator: torch.Generator) -> Iterator[None]:
+    convolutions = [m for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    if not convolutions:
+        raise KWTLError("MC-dropout needs a network with a convolution.")
+
+    def drop(_module: nn.Module, inputs: tuple) -> tuple:
+        features = inputs[0]
+        keep = torch.rand(features.shape, generator=generator, device=generator.device) >= rate
+        return (features * keep.to(features) / (1.0 - rate), *inputs[1:])
+
+    handle = convolutions[-1].register_forward_pre_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def mc_dropout_map(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    network: nn.Module,
+    inputs: torch.Tensor,
+    passes: int = 10,
+    rate: float = 0.5,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Entropy of the mean prediction over passes with dropout before the last convolution (Gal and Ghahramani 2016).
+
+    Args:
+        predict: from network input to logits; it must call ``network``.
+        network: whose last convolution, in module order, gets the dropout. It may be in evaluation mode and is
+            left as it was.
+        inputs: network input, shape (N, C, *spatial).
+        passes: number of forward passes.
+        rate: probability of dropping a value, in [0, 1).
+        seed: of the dropped values: the same seed and input give the same map.
+
+    Returns:
+        Map, shape of the logits, in [0, ln 2].
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    mean: torch.Tensor | None = None
+    with _dropout_before_last_convolution(network, rate, generator):
+        for _ in range(passes):
+            probability = torch.sigmoid(predict(inputs).float())
+            mean = probability if mean is None else mean + probability
+    if mean is None:
+        raise KWTLError(f"MC-dropout needs at least one pass, got {passes}.")
+    mean = mean / passes
+    return torch.special.entr(mean) + torch.special.entr(1.0 - mean)
+
+
+class ScoreMapInferer(Inferer):
+    """From grey images to score maps, for use as the inferer of a MONAI evaluator.
+
+    Args:
+        measure: ``soft``, ``hard`` or ``jsd`` consistency between image and views, or ``entropy`` or ``mc_dropout``,
+            which need no views.
+        views: ``intensity`` (auto-contrast, brightness, sharpness) or ``affine`` (rotation and translation, the paper's
+            ablation), or any sequence of callables from (C, H, W) grey values to the same.
+        psi: factor of brightness and sharpness.
+        weighted: whether foreground counts with the weight of Eq. 4.
+        passes: forward passes of MC-dropout.
+        seed: of MC-dropout.
+        inferer: how the network is run over an image.
+
+    Raises:
+        KWTLError: for an unknown measure or kind of view.
+    """
+
+    def __init__(
+        self,
+        measure: str = "soft",
+        views: str | Sequence[Callable] = "intensity",
+        psi: float = 1.3,
+        weighted: bool = False,
+        passes: int = 10,
+        seed: int = 0,
+        inferer: Inferer | None = None,
+    ) -> None:
+        super().__init__()
+        if measure not in MEASURES:
+            raise KWTLError(f"unknown measure {measure!r}; use one of {', '.join(MEASURES)}.")
+        if isinstance(views, str) and views not in ("intensity", "affine"):
+            raise KWTLError(f"unknown views {views!r}; use intensity or affine.")
+        if not isinstance(views, str):
+            self.views: Sequence[Callable] = views
+        else:
+            self.views = intensity_views(psi) if views == "intensity" else affine_views()
+        self.measure, self.weighted, self.passes, self.seed = measure, weighted, passes, seed
+        self.inferer = TiledInferer() if inferer is None else inferer
+
+    def view_logits(self, image: torch.Tensor, network: nn.Module, logits: torch.Tensor) -> list[torch.Tensor]:
+        """Return the logits of every view, mapped back onto the image; where a view shows nothing, ``logits``."""
+        results = []
+        for view in self.views:
+            seen = torch.as_tensor(view(image[:, 0]))[:, None]
+            result = self.inferer(normalize(seen), network).float()
+            if hasattr(view, "invert"):
+                shown = view.valid_mask(image.shape[2:]).to(result.device)
+                result = torch.where(shown, torch.as_tensor(view.invert(result[:, 0]))[:, None], logits)
+            results.append(result)
+        return results
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Score images.
+
+        Args:
+            inputs: grey values in [0, 255], any real type, shape (N, 1, H, W).
+            network: from network input to logits, in evaluation mode.
+            args: not used.
+            kwargs: not used.
+
+        Returns:
+            ``score``, float32 (N, 1, H, W), >= 0, and ``logits``, float32 (N, 1, H, W), of the images themselves.
+        """
+        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        logits = self.inferer(normalize(image), network).float()
+        if self.measure == "entropy":
+            score = entropy_map(logits)
+        elif self.measure == "mc_dropout":
+            predict = lambda x: self.inferer(x, network)  # noqa: E731
+            score = mc_dropout_map(predict, network, normalize(image), passes=self.passes, seed=self.seed)
+        else:
+            views = self.view_logits(image, network, logits)
+            score = consistency_map(logits, views, measure=self.measure, weighted=self.weighted)
+        return {"score": score, "logits": logits}

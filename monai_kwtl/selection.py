@@ -1,0 +1,171 @@
+"""Which windows to label: budgets and strategies, as pure functions of window scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
+
+__all__ = ["Budget", "Cost", "ImageScores", "Region", "STRATEGIES", "cost_of", "select_regions", "select_windows"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region to label; ``x`` is the column, ``y`` the row of its top-left pixel, from the image's top left."""
+
+    rank: int
+    image: str
+    page: int | None
+    image_sha256: str
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What labelling a selection costs: windows, images touched, pixels (each counted once)."""
+
+    windows: int
+    images: int
+    unique_pixels: int
+
+    def as_dict(self) -> dict[str, int]:
+        """The cost as ``selection.json`` holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to label: exactly one of the three.
+
+    Args:
+        shots: images' worth of window area: as many windows as have together the area of so many mean images,
+            rounded, at least one.
+        windows: number of windows.
+        pixels: number of distinct pixels; windows are taken while the next one still fits.
+
+    Raises:
+        KWTLError: when not exactly one is given, or it is not positive.
+    """
+
+    shots: float | None = None
+    windows: int | None = None
+    pixels: int | None = None
+    _names: dict[str, str] = field(
+        default_factory=lambda: {"shots": "budget", "windows": "budget_windows", "pixels": "budget_pixels"},
+        repr=False,
+        compare=False,
+    )
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in self._names if getattr(self, name) is not None}
+        if len(given) != 1:
+            raise KWTLError(f"give one of budget, budget_windows and budget_pixels, got {len(given)} of them.")
+        (name, value), *_ = given.items()
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not number or not np.isfinite(value) or value <= 0:
+            raise KWTLError(f"{self._names[name]} must be a number above 0, got {value!r}.")
+        if name != "shots" and value != int(value):
+            raise KWTLError(f"{self._names[name]} must be a whole number, got {value!r}.")
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The budget as ``selection.json`` holds it."""
+        return {k: getattr(self, k) for k in ("shots", "windows", "pixels") if getattr(self, k) is not None}
+
+    def limits(self, pool: Sequence[ImageScores]) -> tuple[int, float]:
+        """Return the largest number of windows and of distinct pixels that the budget allows on a pool.
+
+        Raises:
+            KWTLError: when the pool does not hold so much.
+        """
+        areas = np.array([image.grid.height * image.grid.width for image in pool], dtype=np.float64)
+        counts = np.array([len(image.grid) for image in pool])
+        total = int(counts.sum())
+        if self.pixels is not None:
+            if self.pixels > areas.sum():
+                asked = f"budget_pixels is {int(self.pixels)}"
+                raise KWTLError(f"{asked}, but the pool has only {int(areas.sum())} pixels; ask for less.")
+            smallest = min(image.grid.size[0] * image.grid.size[1] for image in pool)
+            if self.pixels < smallest:
+                raise KWTLError(
+                    f"budget_pixels is {int(self.pixels)}, less than one window of {smallest} pixels; "
+                    "ask for more, or use a smaller --window."
+                )
+            return total, float(self.pixels)
+        if self.windows is not None:
+            windows, asked = int(self.windows), f"budget_windows is {int(self.windows)}"
+        else:
+            if self.shots > len(pool):
+                raise KWTLError(
+                    f"budget is {self.shots:g} images' worth, but the pool has only {len(pool)} images; ask for less."
+                )
+            sizes = np.array([image.grid.size[0] * image.grid.size[1] for image in pool], dtype=np.float64)
+            windows = max(1, round(float(self.shots) * areas.mean() / sizes.mean()))
+            windows, asked = min(windows, total), f"budget is {self.shots:g} images' worth"
+        if windows > total:
+            raise KWTLError(f"{asked}, but the pool has only {total} windows; ask for less, or use a smaller --step.")
+        return windows, float("inf")
+
+
+def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, seed: int = 0) -> list[tuple[int, int]]:
+    """Choose windows of a pool.
+
+    Args:
+        pool: scores of each image; the result does not depend on their order.
+        strategy: a name in :data:`STRATEGIES`; what each does is said there.
+        budget: how much to take.
+        seed: of the random strategies.
+
+    Returns:
+        (index into ``pool``, index into its windows) of each window, best first. Ties are broken by image name, page,
+        then row, then column. May hold less than the budget where nothing more fits or everything is covered.
+
+    Raises:
+        KWTLError: for an unknown strategy, an empty pool, or a budget larger than the pool.
+    """
+    if strategy not in STRATEGIES:
+        raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
+    if not pool:
+        raise KWTLError("the pool is empty: there is nothing to select from.")
+    order = sorted(range(len(pool)), key=lambda index: pool[index].key)
+    ordered = [pool[index] for index in order]
+    windows, pixels = budget.limits(ordered)
+    images, indices = flat_windows(ordered)
+    chosen = STRATEGIES[strategy](ordered, windows, pixels, np.random.default_rng(seed))
+    return [(order[images[flat]], int(indices[flat])) for flat in chosen]
+
+
+def select_regions(pool: Sequence[ImageScores], strategy: str, budget: Budget, seed: int = 0) -> list[Region]:
+    """Choose windows as :func:`select_windows` does and return them as ranked regions, rank 1 first."""
+    regions = []
+    for rank, (image, window) in enumerate(select_windows(pool, strategy, budget, seed), start=1):
+        scores = pool[image]
+        height, width = scores.grid.size
+        x, y = int(scores.grid.x[window]), int(scores.grid.y[window])
+        score = float(scores.window_scores[window])
+        regions.append(Region(rank, scores.name, scores.page, scores.sha256, x, y, width, height, score))
+    return regions
+
+
+def cost_of(regions: Sequence[Region]) -> Cost:
+    """Count windows, images and pixels of a selection, a pixel in several regions once."""
+    pixels = 0
+    images = {(region.image, region.page) for region in regions}
+    for image in images:
+        mine = [r for r in regions if (r.image, r.page) == image]
+        rows = np.unique([edge for r in mine for edge in (r.y, r.y + r.height)])
+        columns = np.unique([edge for r in mine for edge in (r.x, r.x + r.width)])
+        covered = np.zeros((len(rows) - 1, len(columns) - 1), dtype=bool)
+        for r in mine:
+            top, bottom = np.searchsorted(rows, [r.y, r.y + r.height])
+            left, right = np.searchsorted(columns, [r.x, r.x + r.width])
+            covered[top:bottom, left:right] = True
+        pixels += int((np.outer(np.diff(rows), np.diff(columns)) * covered).sum())
+    return Cost(windows=len(regions), images=len(images), unique_pixels=pixels)

@@ -11,9 +11,10 @@ import pickle
 import sys
 import traceback
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -21,6 +22,7 @@ from torch import nn
 
 from monai_kwtl import __version__
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.synthetic import make_demo_pool
 
 __all__ = [
     "bundle_root",
@@ -28,7 +30,9 @@ __all__ = [
     "file_sha256",
     "load_weights",
     "one_line_errors",
+    "place",
     "reject_unknown_knobs",
+    "score_settings",
     "start",
     "true_or_false",
     "versions",
@@ -123,13 +127,13 @@ def true_or_false(value: Any, name: str) -> bool:
     return spelled[str(value).lower()]
 
 
-def choose_device(device: str = "auto") -> torch.device:
+def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device to compute on; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         KWTLError: for a device that torch does not know or that is not there.
     """
-    if device == "auto":
+    if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(str(device))
@@ -194,3 +198,49 @@ def load_weights(network: nn.Module, path: str | os.PathLike, device: torch.devi
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {"monai_kwtl": __version__} | {n: importlib.metadata.version(n) for n in ("monai", "torch", "numpy")}
+
+
+class Place(NamedTuple):
+    """Where a stage reads and writes."""
+
+    dataset: Path
+    output: Path
+
+
+def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
+    """Return the data set and the output folder of a stage.
+
+    Args:
+        dataset_dir: folder of images; None stands for the simulated demo pool, which is made on first use.
+        output_dir: folder for results; None is ``output/<name of the data set>/<stage>``.
+        stage: name of the stage.
+    """
+    if dataset_dir is None:
+        output = Path("output/demo", stage) if output_dir is None else Path(str(output_dir))
+        pool = output.parent / "pool" if output_dir is None else output / "pool"
+        make_demo_pool(pool)
+        return Place(pool, output)
+    dataset = Path(str(dataset_dir))
+    name = dataset.resolve().name or "images"
+    return Place(dataset, Path("output", name, stage) if output_dir is None else Path(str(output_dir)))
+
+
+def score_settings(
+    settings: Mapping[str, Any], pool: Sequence[Mapping[str, Any]], device: torch.device, seed: int
+) -> dict[str, Any]:
+    """Everything that the scores of an image depend on besides the image itself, as JSON data.
+
+    Args:
+        settings: knobs and the hash of the weights.
+        pool: its hashes count where the statistics of the network are fitted to it.
+        device: what computes.
+        seed: counts for MC-dropout only.
+    """
+    fitted = sorted((item["sha256"], item["page"] or 0) for item in pool) if settings["adapt_norm"] else []
+    return {
+        **settings,
+        "versions": versions(),
+        "device": device.type,
+        "seed": seed if settings["measure"] == "mc_dropout" else None,
+        "fitted_to": hashlib.sha256(repr(fitted).encode()).hexdigest(),
+    }

@@ -11,7 +11,18 @@ from torch import nn
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
 
-__all__ = ["TiledInferer"]
+__all__ = ["TiledInferer", "native_bfloat16"]
+
+
+def native_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bfloat16 natively, and so faster than float32.
+
+    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class TiledInferer(Inferer):
@@ -27,16 +38,18 @@ class TiledInferer(Inferer):
             of the stride. Memory grows with its square: about 0.6 GiB per batch item for FCRN at 1536.
         halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 30 px.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
+        amp: whether the network runs under bfloat16 autocast; ``None``: where the device multiplies bfloat16 natively
+            (see :func:`native_bfloat16`). The logits are float32 again.
 
     Raises:
         KWTLError: when the tile is smaller than the stride.
     """
 
-    def __init__(self, tile: int = 1536, halo: int = 32, stride: int | None = None) -> None:
+    def __init__(self, tile: int = 1536, halo: int = 32, stride: int | None = None, amp: bool | None = False) -> None:
         super().__init__()
         if tile < (stride or 1) or halo < 0:
             raise KWTLError(f"tile must be at least the network's stride and halo not negative, got {tile} and {halo}.")
-        self.tile, self.halo, self.stride = tile, halo, stride
+        self.tile, self.halo, self.stride, self.amp = tile, halo, stride, amp
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the logits of ``inputs``.
@@ -53,11 +66,13 @@ class TiledInferer(Inferer):
         stride = self.stride or int(getattr(network, "stride", 16))
         padded = pad_to_multiple(inputs, stride)
         tile = max(self.tile // stride, 1) * stride
-        if max(padded.shape[2:]) <= tile:
-            logits = network(padded, *args, **kwargs)
-        else:
-            logits = self._tiled(padded, network, tile, -(-self.halo // stride) * stride, *args, **kwargs)
-        return crop_to_size(logits, inputs, stride)
+        amp = native_bfloat16(inputs.device) if self.amp is None else self.amp
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=amp):
+            if max(padded.shape[2:]) <= tile:
+                logits = network(padded, *args, **kwargs)
+            else:
+                logits = self._tiled(padded, network, tile, -(-self.halo // stride) * stride, *args, **kwargs)
+        return crop_to_size(logits, inputs, stride).to(inputs.dtype)
 
     @staticmethod
     def _tiled(

@@ -16,6 +16,7 @@ from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.transforms import affine_views, intensity_views
 
 __all__ = [
+    "CONSISTENCY_MEASURES",
     "MEASURES",
     "ScoreMapInferer",
     "bernoulli_entropy",
@@ -27,7 +28,8 @@ __all__ = [
     "view_disagreements",
 ]
 
-MEASURES = ("soft", "hard", "jsd", "entropy", "mc_dropout")
+CONSISTENCY_MEASURES = ("soft", "hard", "jsd")
+MEASURES = (*CONSISTENCY_MEASURES, "entropy", "mc_dropout")
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:

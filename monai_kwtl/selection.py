@@ -9,6 +9,7 @@ import numpy as np
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
+from monai_kwtl.windows import WindowGrid
 
 __all__ = ["Budget", "Cost", "ImageScores", "Region", "STRATEGIES", "cost_of", "select_regions", "select_windows"]
 
@@ -79,20 +80,23 @@ class Budget:
         """The budget as ``selection.json`` holds it."""
         return {k: getattr(self, k) for k in ("shots", "windows", "pixels") if getattr(self, k) is not None}
 
-    def limits(self, pool: Sequence[ImageScores]) -> tuple[int, float]:
+    def limits(self, grids: Sequence[WindowGrid]) -> tuple[int, float]:
         """Return the largest number of windows and of distinct pixels that the budget allows on a pool.
+
+        Args:
+            grids: the windows of each image of the pool.
 
         Raises:
             KWTLError: when the pool does not hold so much.
         """
-        areas = np.array([image.grid.height * image.grid.width for image in pool], dtype=np.float64)
-        counts = np.array([len(image.grid) for image in pool])
-        total = int(counts.sum())
+        areas = np.array([grid.height * grid.width for grid in grids], dtype=np.float64)
+        sizes = np.array([grid.size[0] * grid.size[1] for grid in grids], dtype=np.float64)
+        total = sum(len(grid) for grid in grids)
         if self.pixels is not None:
             if self.pixels > areas.sum():
                 asked = f"budget_pixels is {int(self.pixels)}"
                 raise KWTLError(f"{asked}, but the pool has only {int(areas.sum())} pixels; ask for less.")
-            smallest = min(image.grid.size[0] * image.grid.size[1] for image in pool)
+            smallest = int(sizes.min())
             if self.pixels < smallest:
                 raise KWTLError(
                     f"budget_pixels is {int(self.pixels)}, less than one window of {smallest} pixels; "
@@ -102,11 +106,10 @@ class Budget:
         if self.windows is not None:
             windows, asked = int(self.windows), f"budget_windows is {int(self.windows)}"
         else:
-            if self.shots > len(pool):
+            if self.shots > len(grids):
                 raise KWTLError(
-                    f"budget is {self.shots:g} images' worth, but the pool has only {len(pool)} images; ask for less."
+                    f"budget is {self.shots:g} images' worth, but the pool has only {len(grids)} images; ask for less."
                 )
-            sizes = np.array([image.grid.size[0] * image.grid.size[1] for image in pool], dtype=np.float64)
             windows = max(1, round(float(self.shots) * areas.mean() / sizes.mean()))
             windows, asked = min(windows, total), f"budget is {self.shots:g} images' worth"
         if windows > total:
@@ -136,7 +139,7 @@ def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
         raise KWTLError("the pool is empty: there is nothing to select from.")
     order = sorted(range(len(pool)), key=lambda index: pool[index].key)
     ordered = [pool[index] for index in order]
-    windows, pixels = budget.limits(ordered)
+    windows, pixels = budget.limits([image.grid for image in ordered])
     images, indices = flat_windows(ordered)
     chosen = STRATEGIES[strategy](ordered, windows, pixels, np.random.default_rng(seed))
     return [(order[images[flat]], int(indices[flat])) for flat in chosen]

@@ -1,0 +1,137 @@
+"""What TensorBoard shows of a selection: scores, ranked regions with prediction and disagreement, and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.segmentation import find_boundaries
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.report.pictures import colourise, for_display
+from monai_kwtl.scoring import CONSISTENCY_MEASURES, ScoreMapInferer, normalize, view_disagreements
+from monai_kwtl.selection import Cost, Region
+
+__all__ = ["ViewMaps", "draw_selection", "panel"]
+
+Read = Callable[[Mapping[str, Any]], "np.ndarray | None"]
+
+
+def panel(image: np.ndarray, probability: np.ndarray | None, maps: Sequence[np.ndarray], top: float) -> np.ndarray:
+    """Draw a region side by side: image, image with the predicted outline, score maps.
+
+    Args:
+        image: uint8 (h, w).
+        probability: of foreground, (h, w); None leaves the outline away.
+        maps: score maps, each (h, w).
+        top: score that is drawn brightest.
+
+    Returns:
+        uint8 RGB, shape (h, about (2 + len(maps)) * w, 3).
+    """
+    grey = np.repeat(image[..., None], 3, axis=2)
+    gap = np.full((image.shape[0], 4, 3), 255, dtype=np.uint8)
+    tiles = [grey]
+    if probability is not None:
+        outlined = grey.copy()
+        outlined[find_boundaries(probability >= 0.5, mode="inner")] = (255, 200, 0)
+        tiles.append(outlined)
+    tiles += [colourise(values, 0.0, max(top, 1e-12)) for values in maps]
+    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+
+
+def draw_selection(
+    writer: SummaryWriter,
+    *,
+    regions: Sequence[Region],
+    items: Sequence[Mapping[str, Any]],
+    window_scores: np.ndarray,
+    cost: Cost,
+    read: Read,
+    probability: Read,
+    score: Read,
+    per_view: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None,
+    most: int = 32,
+    most_per_view: int = 8,
+) -> None:
+    """Write a selection to TensorBoard.
+
+    Tags: ``score/all windows`` and ``score/selected windows`` (histograms), ``cost/...`` (scalars),
+    ``regions/<rank> <image> x=.. y=..`` (image, predicted outline, score map) and
+    ``views/<rank> ...: image, then <view>, ...`` (what each view adds to the score).
+
+    Args:
+        writer: is not closed.
+        regions: the selection.
+        items: the pool.
+        window_scores: of every window of the pool, shape (N,).
+        cost: of the selection.
+        read: from an item to its pixels, uint8 (1, H, W).
+        probability: from an item to its foreground probability (H, W), or None.
+        score: from an item to its score map (H, W), or None.
+        per_view: from a region's pixels, uint8 (1, h, w), to the score map of each view; None draws none.
+        most: regions drawn, best first.
+        most_per_view: regions whose views are drawn.
+    """
+    writer.add_histogram("score/all windows", window_scores)
+    writer.add_histogram("score/selected windows", np.array([region.score for region in regions]))
+    for name, value in cost.as_dict().items():
+        writer.add_scalar(f"cost/{name.replace('_', ' ')}", value)
+    by_name = {(item["name"], item["page"]): item for item in items}
+    digits = len(str(len(regions)))
+    drawn = [r for r in regions if r.rank <= most]
+    for key in dict.fromkeys((r.image, r.page) for r in drawn):
+        item = by_name[key]
+        image, probable, scored = read(item), probability(item), score(item)
+        display = for_display(image)
+        top = 0.0 if scored is None else float(np.quantile(scored, 0.999))
+        for r in (r for r in drawn if (r.image, r.page) == key):
+            where = slice(r.y, r.y + r.height), slice(r.x, r.x + r.width)
+            page = "" if r.page is None else f" page {r.page}"
+            tag = f"{r.rank:0{digits}d} {r.image}{page} x={r.x} y={r.y}"
+            maps = [] if scored is None else [scored[where]]
+            picture = panel(display[where], None if probable is None else probable[where], maps, top)
+            writer.add_image(f"regions/{tag}", picture, dataformats="HWC")
+            if per_view is not None and r.rank <= most_per_view:
+                views = per_view(image[(slice(None), *where)])
+                if not views:
+                    continue
+                highest = max(float(np.quantile(v, 0.999)) for v in views.values())
+                picture = panel(display[where], None, list(views.values()), highest)
+                writer.add_image(f"views/{tag}: image, {', '.join(views)}", picture, dataformats="HWC")
+    writer.flush()
+
+
+class ViewMaps:
+    """Score map of each view of a region, for pictures.
+
+    Args:
+        scorer: whose views are drawn; a measure without views gives nothing.
+        adapter: has the network that scores.
+    """
+
+    def __init__(self, scorer: ScoreMapInferer, adapter: BatchNormAdapter) -> None:
+        self.scorer, self.adapter = scorer, adapter
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Return {name of the view: its binary cross-entropy with the image's prediction, (h, w)}.
+
+        Args:
+            image: uint8 (1, h, w).
+        """
+        if self.scorer.measure not in CONSISTENCY_MEASURES:
+            return {}
+        network, device = self.adapter.ready(), self.adapter.device
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
+        logits = self.scorer.inferer(normalize(batch), network).float()
+        seen = self.scorer.view_logits(batch, network, logits)
+        target = "hard" if self.scorer.measure == "hard" else "soft"
+        maps = view_disagreements(logits, seen, target=target, weighted=self.scorer.weighted)
+        return {
+            type(view).__name__: values[0, 0].cpu().numpy()
+            for view, values in zip(self.scorer.views, maps, strict=True)
+        }

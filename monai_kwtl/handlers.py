@@ -1,0 +1,201 @@
+"""Ignite handlers of the select stage: progress, and the saver of scores and selection."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from monai_kwtl.board import draw_selection
+from monai_kwtl.data import read_image
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.regions import check_output, write_selection
+from monai_kwtl.report import overview_picture, write_report
+from monai_kwtl.score_store import ScoreStore
+from monai_kwtl.selection import Budget, Region, cost_of, select_regions
+from monai_kwtl.strategies import STRATEGIES
+from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
+from monai_kwtl.windows import WindowGrid
+
+__all__ = ["ProgressLog", "SelectionSaver"]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+class ProgressLog:
+    """A progress bar on a terminal; elsewhere a plain line with the time left, at most every ten seconds.
+
+    Args:
+        what: the verb and noun of the work, such as ``"scoring images"``.
+        interval: seconds between plain lines.
+    """
+
+    def __init__(self, what: str, interval: float = 10.0) -> None:
+        self.what, self.interval = what, interval
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an engine."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        self._begun = self._said = time.monotonic()
+        self._total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=self._total, desc=self.what, unit="", leave=False, dynamic_ncols=True)
+
+    def _step(self, engine: Engine) -> None:
+        now = time.monotonic()
+        done = engine.state.iteration
+        if self._bar is not None:
+            self._bar.update(1)
+        elif now - self._said >= self.interval and done < self._total:
+            self._said = now
+            left = (now - self._begun) / done * (self._total - done)
+            logger.info(f"{self.what}: {done} of {self._total}, about {format_seconds(left)} left")
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _end(self, engine: Engine) -> None:
+        self._close()
+        logger.info(f"{self.what}: {self._total} in {format_seconds(time.monotonic() - self._begun)}")
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._close()
+        raise error
+
+
+class SelectionSaver:
+    """Keep each image's scores as they come; when all are there, select, write the files and say what to label.
+
+    Args:
+        items: the pool, as ``monai_kwtl.data.load_pool`` gives it.
+        store: where scores are kept.
+        output_dir: folder of the selection.
+        budget: images' worth of area to label ("shots"); 1 where no budget is given at all.
+        budget_windows: number of windows instead.
+        budget_pixels: number of distinct pixels instead.
+        strategy: a name in ``monai_kwtl.strategies.STRATEGIES``.
+        seed: of random strategies.
+        created_with: what ``selection.json`` shall say about its making.
+        overwrite: replace a selection that is already there.
+        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
+        report: whether to write ``what_to_label.png`` and ``report.html``.
+        tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
+
+    Raises:
+        KWTLError: at once for a bad budget or strategy, a budget larger than the pool, or an output that cannot be
+            written; before anything is computed.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        store: ScoreStore,
+        output_dir: str | os.PathLike,
+        budget: float | None = None,
+        budget_windows: int | None = None,
+        budget_pixels: int | None = None,
+        strategy: str = "top_k",
+        seed: int = 0,
+        created_with: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        rescale: Sequence[float] | None = None,
+        report: bool = True,
+        tensorboard: bool = True,
+    ) -> None:
+        if budget is None and budget_windows is None and budget_pixels is None:
+            budget = 1
+        self.budget = Budget(shots=budget, windows=budget_windows, pixels=budget_pixels)
+        self.items, self.store, self.output_dir = list(items), store, Path(output_dir)
+        self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
+        self.overwrite, self.report, self.tensorboard = overwrite, report, tensorboard
+        self.read = partial(read_image, rescale=rescale)
+        if strategy not in STRATEGIES:
+            raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
+        self.budget.limits([WindowGrid(i["height"], i["width"], store.window, store.step) for i in self.items])
+        check_output(self.output_dir, overwrite)
+
+    @property
+    def unscored(self) -> list[Mapping[str, Any]]:
+        """Items of the pool whose scores are not in the store."""
+        return [item for item in self.items if self.store.get(item) is None]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator that scores images."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Keep the scores of the image just done."""
+        self.store.put(engine.state.batch, engine.state.output["pred"])
+
+    def save(self, per_view: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None) -> list[Region]:
+        """Select, write every file and log the table of regions and the cost.
+
+        Args:
+            per_view: from a region's pixels to the score map of each view, for TensorBoard; None draws none.
+
+        Returns:
+            The regions, rank 1 first.
+
+        Raises:
+            KWTLError: when an image has no scores, or the output cannot be written.
+        """
+        pool = [self.store.get(item) for item in self.items]
+        missing = [item["name"] for item, scores in zip(self.items, pool, strict=True) if scores is None]
+        if missing:
+            raise KWTLError(f"{len(missing)} images have no scores, first {missing[0]}; run the stage again.")
+        regions = select_regions(pool, self.strategy, self.budget, self.seed)
+        cost = cost_of(regions)
+        write_selection(
+            self.output_dir,
+            regions,
+            budget=self.budget.as_dict(),
+            cost=cost.as_dict(),
+            created_with={**self.created_with, "strategy": self.strategy, "seed": self.seed},
+            items=self.items,
+            windows=window_rows(pool),
+            read=self.read,
+            overwrite=self.overwrite,
+        )
+        pictures = {"regions": regions, "items": self.items, "read": self.read}
+        if self.report:
+            overview_picture(self.output_dir / "what_to_label.png", **pictures)
+            write_report(
+                self.output_dir / "report.html",
+                **pictures,
+                predictions=self.store.probability,
+                maps=self.store.score,
+                cost=cost.as_dict(),
+                settings=report_settings(self.budget, self.strategy, self.created_with),
+            )
+        if self.tensorboard:
+            with SummaryWriter(str(self.output_dir / "tensorboard")) as writer:
+                draw_selection(
+                    writer,
+                    **pictures,
+                    window_scores=np.concatenate([scores.window_scores for scores in pool]),
+                    cost=cost,
+                    probability=self.store.probability,
+                    score=self.store.score,
+                    per_view=per_view,
+                )
+        for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
+            logger.info(line)
+        return regions

@@ -1,0 +1,106 @@
+"""Predicted masks on disk: one PNG an image, of its height and width, 0 background and 255 foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.file_names import safe_stems
+
+__all__ = ["MaskSaver", "mask_file_names"]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def mask_file_names(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int | None], str]:
+    """File name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
+
+    Args:
+        items: of a data set, with ``name`` and ``page``.
+
+    Returns:
+        {(name, page): file name}.
+    """
+    stems = safe_stems(item["name"] for item in items)
+    return {
+        (i["name"], i["page"]): f"{stems[i['name']]}{'' if i['page'] is None else '_p' + str(i['page'])}.png"
+        for i in items
+    }
+
+
+class MaskSaver:
+    """Write the mask of each image as soon as an evaluator has predicted it.
+
+    MONAI's ``SaveImage`` transposes PNGs unless images were read transposed, and knows no pages.
+
+    Args:
+        items: all that will be predicted; gives the file names.
+        output_dir: folder of the masks; made if absent.
+        overwrite: whether masks that are already there may be replaced.
+
+    Raises:
+        KWTLError: at once when a mask is there and must stay, or the folder cannot be written.
+    """
+
+    def __init__(
+        self, items: Sequence[Mapping[str, Any]], output_dir: str | os.PathLike, overwrite: bool = False
+    ) -> None:
+        self.names = mask_file_names(items)
+        self.output_dir = Path(output_dir)
+        there = [name for name in self.names.values() if (self.output_dir / name).exists()]
+        if there and not overwrite:
+            raise KWTLError(
+                f"{self.output_dir} already holds masks such as {there[0]}: choose another --output_dir "
+                "or add --overwrite true"
+            )
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KWTLError(f"cannot write to {self.output_dir}: {error.strerror}; choose another --output_dir") from error
+        self.foreground: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator whose output holds the masks under ``pred``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._summarise)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the mask of the image just done."""
+        item = engine.state.batch
+        mask = torch.as_tensor(engine.state.output["pred"]).reshape(item["image"].shape[-2:]) > 0
+        self.foreground.append(mask.float().mean().item())
+        self.write(item, mask.cpu().numpy())
+
+    def write(self, item: Mapping[str, Any], mask: np.ndarray) -> Path:
+        """Write one mask beside its final name, then rename it.
+
+        Args:
+            item: with ``name`` and ``page``.
+            mask: bool (H, W).
+
+        Returns:
+            The path of the PNG.
+        """
+        path = self.output_dir / self.names[(item["name"], item["page"])]
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        try:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, format="PNG")
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise KWTLError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def _summarise(self, engine: Engine) -> None:
+        share = 100.0 * float(np.mean(self.foreground)) if self.foreground else 0.0
+        logger.info(f"masks: {len(self.foreground)} in {self.output_dir}, on average {share:.1f} % foreground")

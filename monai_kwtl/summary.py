@@ -1,0 +1,82 @@
+"""What a stage says in words: durations, the table of regions, the cost, and the settings for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_kwtl.selection import Budget, Cost, Region
+from monai_kwtl.strategies import ImageScores
+
+__all__ = ["format_seconds", "format_table", "report_settings", "summary_lines", "window_rows"]
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lay out a table as lines of text: text to the left, numbers to the right."""
+    rows = [list(row) for row in rows]
+    cells = [list(header)] + [[value if isinstance(value, str) else str(value) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    text = [all(isinstance(row[column], str) for row in rows) for column in range(len(header))]
+    aligned = [
+        [c.ljust(w) if left else c.rjust(w) for c, w, left in zip(row, widths, text, strict=True)] for row in cells
+    ]
+    return ["  ".join(row).rstrip() for row in aligned]
+
+
+def window_rows(pool: Iterable[ImageScores]) -> Iterator[tuple]:
+    """Rows of ``scores.csv``: image, page, x, y, width, height, score of every window."""
+    for scores in pool:
+        height, width = scores.grid.size
+        for x, y, score in zip(scores.grid.x, scores.grid.y, scores.window_scores, strict=True):
+            yield scores.name, scores.page, int(x), int(y), width, height, float(score)
+
+
+def _named(name: str, page: int | None) -> str:
+    return name if page is None else f"{name} page {page + 1}"
+
+
+def summary_lines(
+    regions: Sequence[Region],
+    cost: Cost,
+    items: Sequence[Mapping[str, Any]],
+    output_dir: Path,
+    report: bool,
+    most: int = 10,
+) -> list[str]:
+    """Return the closing lines of the select stage: the first regions, the cost, where the files are."""
+    rows = [
+        (r.rank, _named(r.image, r.page), r.x, r.y, r.width, r.height, float(f"{r.score:.4g}")) for r in regions[:most]
+    ]
+    lines = ["", *format_table(("rank", "image", "x", "y", "width", "height", "score"), rows)]
+    if len(regions) > most:
+        lines.append(f"... and {len(regions) - most} more in {output_dir / 'selection.csv'}")
+    total = sum(item["height"] * item["width"] for item in items)
+    share = 100.0 * cost.unique_pixels / total
+    lines += [
+        "",
+        f"cost: {cost.windows} windows in {cost.images} of {len(items)} images, "
+        f"{cost.unique_pixels} distinct pixels ({share:.2g} % of the pool)",
+        f"selection: {output_dir / 'selection.json'}",
+    ]
+    if report:
+        lines.append(f"picture:   {output_dir / 'what_to_label.png'}")
+        lines.append(f"report:    {output_dir / 'report.html'}")
+    return lines
+
+
+def report_settings(budget: Budget, strategy: str, created_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the report's table shows them."""
+    names = {"shots": "images' worth", "windows": "windows", "pixels": "pixels"}
+    (kind, value), *_ = budget.as_dict().items()
+    return {"budget": f"{value:g} {names[kind]}", "strategy": strategy, **created_with}

@@ -12,7 +12,12 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_kwtl.data import read_image
-from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics, fold_batch_norm
+from monai_kwtl.normalization import (
+    batch_norm_layers,
+    estimate_batch_norm_statistics,
+    fold_batch_norm,
+    use_batch_statistics,
+)
 from monai_kwtl.scoring import normalize
 
 __all__ = ["BatchNormAdapter", "pool_batches"]
@@ -52,7 +57,7 @@ class BatchNormAdapter:
     Args:
         network: with its trained weights; its statistics are replaced in place.
         items: the pool; labels are not looked at.
-        adapt: False keeps the running statistics of the checkpoint.
+        adapt: False keeps the running statistics of the checkpoint; ``"transductive"`` uses those of each batch.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the network lives.
         limit: how many images, spread evenly over the pool, the statistics are averaged over.
@@ -62,7 +67,7 @@ class BatchNormAdapter:
         self,
         network: nn.Module,
         items: Sequence[Mapping[str, Any]],
-        adapt: bool = True,
+        adapt: bool | str = True,
         rescale: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
         limit: int = 32,
@@ -74,6 +79,9 @@ class BatchNormAdapter:
     def ready(self) -> nn.Module:
         """Return the adapted network, folded for inference; the work is done once."""
         if self._ready is None:
+            if self.adapt == "transductive":
+                self._ready = use_batch_statistics(self.network)
+                return self._ready
             if self.adapt and batch_norm_layers(self.network):
                 logger.info("fitting the network's normalisation to the images")
                 batches = pool_batches(self.items, self.limit, rescale=self.rescale, device=self.device)

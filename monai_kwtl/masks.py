@@ -65,7 +65,7 @@ class MaskSaver:
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise KWTLError(f"cannot write to {self.output_dir}: {error.strerror}; choose another --output_dir") from error
+            raise KWTLError(f"cannot write to {output_dir} ({error.strerror}); choose another --output_dir") from error
         self.foreground: list[float] = []
 
     def attach(self, engine: Engine) -> None:

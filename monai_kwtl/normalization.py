@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["batch_norm_layers", "estimate_batch_norm_statistics", "fold_batch_norm", "transductive_batch_norm"]
+__all__ = ["batch_norm_layers", "estimate_batch_norm_statistics", "fold_batch_norm", "use_batch_statistics"]
 
 
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -66,26 +65,13 @@ def estimate_batch_norm_statistics(network: nn.Module, images: Iterable[torch.Te
     return batches
 
 
-@contextmanager
-def transductive_batch_norm(network: nn.Module) -> Iterator[nn.Module]:
-    """Let batch-norm layers use the statistics of each batch they see; everything is put back on leaving.
-
-    Running statistics are neither read nor changed inside the context.
-    """
-    layers = batch_norm_layers(network)
-    flags = [layer.training for layer in layers]
-    buffers = [(layer.running_mean, layer.running_var) for layer in layers]
-    try:
-        for layer in layers:
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = None
-            layer.training = True
-        yield network
-    finally:
-        for layer, flag, (mean, var) in zip(layers, flags, buffers, strict=True):
-            layer.running_mean, layer.running_var = mean, var
-            layer.track_running_stats = True
-            layer.training = flag
+def use_batch_statistics(network: nn.Module) -> nn.Module:
+    """Return a copy for inference whose batch-norm layers use the statistics of each batch they see (transductive)."""
+    changed = copy.deepcopy(network).eval()
+    for layer in batch_norm_layers(changed):
+        layer.track_running_stats = False
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return changed
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

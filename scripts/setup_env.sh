@@ -1,0 +1,92 @@
+# Makes the virtual environment .venv and keeps it up to date. Source it from the repository root, then call
+# `setup_env` (what the package needs) or `setup_env test` (the tools of the test suite as well); VENV_PYTHON is set.
+# A stamp remembers what was installed, so a second call costs a fraction of a second and needs no network.
+# PYTHON names the interpreter that a new .venv is made with; pip's own configuration is respected.
+
+VENV_PYTHON=.venv/bin/python
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+is_python310() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if [ -n "$candidate" ] && is_python310 "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# Everything an installation depends on; the folder too, because scripts in a moved .venv point to the old place.
+fingerprint() {
+    "$VENV_PYTHON" -I -c '
+import hashlib, os, sys
+digest = hashlib.sha256(f"{sys.version} {os.getcwd()}".encode())
+for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
+    with open(name, "rb") as file:
+        digest.update(file.read())
+print(digest.hexdigest())'
+}
+
+# The stamp of an extra also covers the plain installation.
+is_installed() {
+    local extra wanted
+    wanted=$(fingerprint 2>/dev/null) || return 1
+    for extra in "$@"; do
+        [ "$(cat ".venv/.installed-$extra" 2>/dev/null)" = "$wanted" ] && return 0
+    done
+    return 1
+}
+
+setup_env() {
+    local extra="${1:-}" python owner
+    # matplotlib would otherwise keep its font cache in the home folder, and complain where there is none
+    export MPLCONFIGDIR="${MPLCONFIGDIR:-$PWD/.venv/matplotlib}"
+    if [ -e .venv/.incomplete ]; then
+        # The mark holds the process that set up: alive, it is at work; gone, it was interrupted.
+        owner=$(cat .venv/.incomplete)
+        if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then
+            fail "Another set-up of .venv is running (process $owner): wait until it is through."
+        fi
+    elif [ -n "$extra" ]; then
+        if is_installed "$extra"; then return; fi
+    elif is_installed base test; then
+        return
+    fi
+
+    if [ -e .venv ] || [ -L .venv ]; then
+        if [ -e .venv/.incomplete ] || ! is_python310 "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip -V >/dev/null 2>&1; then
+            printf 'Removing a half-made or broken .venv\n' >&2
+            rm -rf .venv
+        fi
+    fi
+    if [ -e .venv ]; then
+        printf 'Bringing .venv up to date ...\n' >&2
+    else
+        python=$(find_python) || fail "KWTL needs Python 3.10 or newer: install it, or set PYTHON to its path."
+        printf 'Setting up .venv (first time: a few minutes, about 3 GB on disk) ...\n' >&2
+        # The mark goes in first and comes out last: an interrupted set-up is started afresh next time.
+        mkdir .venv && printf '%s\n' "$$" >.venv/.incomplete
+        if ! "$python" -m venv .venv >.venv/install.log 2>&1 || ! is_python310 "$VENV_PYTHON"; then
+            rm -rf .venv
+            fail "$python cannot make a virtual environment: install its venv module (often packaged as python3-venv)."
+        fi
+    fi
+    if ! "$VENV_PYTHON" -m pip install -qq --no-input --disable-pip-version-check --no-user --log .venv/install.log \
+        -c constraints.txt -e ".${extra:+[$extra]}"
+    then
+        fail "The installation failed: the messages above and .venv/install.log say why. Mend it and run this again."
+    fi
+    # Builds matplotlib's font cache now instead of in the first run.
+    "$VENV_PYTHON" -c 'import matplotlib.font_manager' >/dev/null 2>&1 || true
+    fingerprint >".venv/.installed-${extra:-base}"
+    rm -f .venv/.incomplete
+}

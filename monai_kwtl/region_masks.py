@@ -1,0 +1,168 @@
+"""Masks that annotators give back: whole images, or only the selected regions with everything else unknown."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from monai_kwtl.data import read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.file_names import region_file_names
+from monai_kwtl.selection import Region
+
+__all__ = ["read_region_masks"]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def read_region_masks(
+    selection: Mapping[str, Any] | None, masks_dir: str | Path, items: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Read the support set: the annotated masks, and which pixels they say something about.
+
+    A mask is either that of a region, named like its crop in ``regions/`` and of the region's size, or that of a whole
+    image, named like the image (a page also: ``<image stem>_p<page>``) and of its size; the file type does not matter.
+    Where both exist, the region's mask holds inside the region. Any non-zero value is foreground; where regions
+    overlap, foreground of either counts.
+
+    Args:
+        selection: as from ``read_selection``: pixels outside its regions are unknown, whatever the masks say there.
+            None: whole-image masks only, known everywhere.
+        masks_dir: folder of masks.
+        items: the pool, dicts with "name", "page", "height", "width" and, to notice changed images, "sha256".
+
+    Returns:
+        For each image with at least one mask, in the order of ``items``: {"item": the item, "label": uint8 0 or 1,
+        shape (1, H, W), 0 where unknown, "known": bool, shape (1, H, W)}.
+
+    Raises:
+        KWTLError: one line, when a mask has another size than its region or image, a region lies outside its image,
+            an image of the selection is not in ``items`` or has changed, two files claim to be the same mask,
+            or no mask is found at all.
+    """
+    folder = Path(masks_dir)
+    masks = _masks_by_stem(folder)
+    items = list(items)
+    if selection is None:
+        found = [_whole_image(item, masks) for item in items]
+        found = [entry for entry in found if entry is not None]
+        if not found:
+            raise _nothing_found(folder, [_stem(item["name"]) for item in items])
+        return found
+
+    regions: list[Region] = list(selection["regions"])
+    names = [PurePosixPath(name).stem for name in region_file_names(regions)]
+    members: dict[tuple, list[tuple[Region, str]]] = defaultdict(list)
+    for region, name in zip(regions, names, strict=True):
+        members[region.image, region.page].append((region, name))
+    _check_images(members, items)
+    result, done = [], 0
+    for item in items:
+        its = members.get((item["name"], item.get("page")), [])
+        entry, count = _selected_regions(item, its, masks)
+        done += count
+        result += [entry] if count else []
+    if not done:
+        raise _nothing_found(folder, [*names[:2], *(_stem(region.image) for region in regions[:1])])
+    if done < len(regions):
+        logger.warning(
+            "%d of %d regions have no mask in %s yet; they stay unknown", len(regions) - done, len(regions), folder
+        )
+    return result
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def _masks_by_stem(folder: Path) -> dict[str, list[Path]]:
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise KWTLError(f"{folder}: no folder of masks ({error.strerror}); give the folder that holds them") from error
+    masks: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        masks[_stem(path.name)].append(path)
+    return masks
+
+
+def _nothing_found(folder: Path, stems: list[str]) -> KWTLError:
+    expected = " or ".join(f"{stem}.png" for stem in stems[:3])
+    return KWTLError(f"{folder}: no mask has a name that was looked for; save masks as {expected} or so on")
+
+
+def _check_images(members: Mapping[tuple, list], items: Iterable[Mapping]) -> None:
+    by_key = {(item["name"], item.get("page")): item for item in items}
+    for key, its in members.items():
+        if key not in by_key:
+            raise KWTLError(
+                f"the selection names {key[0]!r}, which is not in the data set: give the folder it was made on"
+            )
+        item, height, width = by_key[key], by_key[key]["height"], by_key[key]["width"]
+        for region, _ in its:
+            if region.y + region.height > height or region.x + region.width > width:
+                box = f"x {region.x}, y {region.y}, {region.width} wide, {region.height} high"
+                raise KWTLError(
+                    f"the region of rank {region.rank} ({box}) leaves {region.image!r}, which is {width} wide and "
+                    f"{height} high: select again on these images"
+                )
+            if item.get("sha256", region.image_sha256) != region.image_sha256:
+                raise KWTLError(
+                    f"{region.image!r} has changed since it was selected: put the former file back or select again"
+                )
+
+
+def _read(
+    item: Mapping, masks: Mapping[str, list[Path]], stem: str, shape: tuple[int, int], what: str, page: int | None
+):
+    paths = masks.get(stem, [])
+    if not paths:
+        return None
+    if len(paths) > 1:
+        raise KWTLError(f"{paths[0]} and {paths[1].name} both claim to be the mask of {what}: remove one")
+    label = np.asarray(
+        read_label({"image": item.get("image"), "name": item["name"], "page": page, "label": str(paths[0])})
+    )
+    if label.shape[-2:] != shape:
+        rows, columns = label.shape[-2:]
+        raise KWTLError(
+            f"{paths[0]} is {columns} wide and {rows} high, but {what} is {shape[1]} wide and {shape[0]} high: "
+            f"save the mask in the size of its picture"
+        )
+    return (label.reshape(shape) != 0).astype(np.uint8)
+
+
+def _whole_image(item: Mapping, masks: Mapping[str, list[Path]]) -> dict[str, Any] | None:
+    shape, page, stem, what = (item["height"], item["width"]), item.get("page"), _stem(item["name"]), repr(item["name"])
+    label = None if page is None else _read(item, masks, f"{stem}_p{page}", shape, what, None)
+    if label is None:
+        label = _read(item, masks, stem, shape, what, page)
+    return None if label is None else {"item": item, "label": label[None], "known": np.ones((1, *shape), dtype=bool)}
+
+
+def _selected_regions(
+    item: Mapping, members: list, masks: Mapping[str, list[Path]]
+) -> tuple[dict[str, Any] | None, int]:
+    """The entry of one image, and how many of its regions have a mask."""
+    if not members:
+        return None, 0
+    whole = _whole_image(item, masks)
+    label = np.zeros((item["height"], item["width"]), dtype=np.uint8)
+    known = np.zeros(label.shape, dtype=bool)
+    count = 0
+    for region, stem in members:
+        inside = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
+        what = f"the region of rank {region.rank}"
+        mask = _read(item, masks, stem, (region.height, region.width), what, None)
+        if mask is None and whole is not None:
+            mask = whole["label"][0][inside]
+        if mask is not None:
+            count += 1
+            known[inside] = True
+            label[inside] |= mask
+    return {"item": item, "label": label[None], "known": known[None]}, count

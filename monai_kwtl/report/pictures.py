@@ -1,0 +1,197 @@
+"""Pixels, probabilities and scores as pictures: display contrast, colours, compressed images, outlines, labels."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from skimage.measure import approximate_polygon, find_contours
+
+__all__ = [
+    "colourise",
+    "data_uri",
+    "for_display",
+    "outline_path",
+    "place_labels",
+    "rank_colours",
+    "shrink",
+    "text_colour",
+]
+
+SCORE_COLOURS = "magma"
+RANK_COLOURS = "plasma"
+LARGEST_GAIN = 8.0
+
+
+def for_display(image: np.ndarray) -> np.ndarray:
+    """Stretch the contrast of an image so that a person sees what is in it; for looking at, not for computing.
+
+    The 0.1st percentile becomes black, the 99.9th white, with a gain of at most eight, so that the noise of an empty
+    image stays noise.
+
+    Args:
+        image: uint8, shape (1, H, W).
+
+    Returns:
+        uint8, shape (H, W).
+    """
+    pixels = np.asarray(image)[0]
+    stride = max(1, int(np.sqrt(pixels.size / 1e6)))
+    low, high = np.percentile(pixels[::stride, ::stride], (0.1, 99.9))
+    gain = min(255.0 / max(high - low, 1.0), LARGEST_GAIN)
+    table = np.clip((np.arange(256) - low) * gain, 0, 255)
+    return np.rint(table).astype(np.uint8)[pixels]
+
+
+def shrink(array: np.ndarray, longest: int) -> np.ndarray:
+    """Average an image or map down until no side is longer than ``longest``; smaller ones stay as they are.
+
+    Args:
+        array: uint8 (H, W) or (H, W, 3), or float (H, W).
+        longest: side length in pixels, at least 1.
+
+    Returns:
+        An array of the same kind; float maps come back as float32.
+    """
+    array = np.asarray(array)
+    array = array if array.dtype == np.uint8 else array.astype(np.float32)
+    scale = longest / max(array.shape[:2])
+    if scale >= 1:
+        return array
+    size = max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale))
+    return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BOX))
+
+
+def colourise(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A score map in matplotlib's "magma" colours.
+
+    Args:
+        values: float, shape (H, W); NaN is drawn like ``low``.
+        low: what becomes black.
+        high: what becomes the brightest colour; values beyond it are clipped.
+
+    Returns:
+        uint8 RGB, shape (H, W, 3).
+    """
+    scaled = (np.nan_to_num(np.asarray(values, dtype=np.float64), nan=low) - low) / max(high - low, 1e-12)
+    return matplotlib.colormaps[SCORE_COLOURS](np.clip(scaled, 0, 1), bytes=True)[..., :3]
+
+
+def score_gradient(stops: int = 12) -> list[str]:
+    """The colours of :func:`colourise` from low to high, as ``#rrggbb``."""
+    return [_hexadecimal(matplotlib.colormaps[SCORE_COLOURS](value)) for value in np.linspace(0, 1, stops)]
+
+
+def rank_colours(count: int) -> list[str]:
+    """One colour for each rank, from bright yellow (rank 1) to violet, as ``#rrggbb``."""
+    return [_hexadecimal(matplotlib.colormaps[RANK_COLOURS](value)) for value in np.linspace(0.95, 0.3, count)]
+
+
+def text_colour(background: str) -> str:
+    """Black or white, whichever is easier to read on ``background`` (``#rrggbb``)."""
+    red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
+
+
+def _hexadecimal(colour: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(255 * value):02x}" for value in colour[:3])
+
+
+def data_uri(array: np.ndarray, largest: int) -> str:
+    """A picture as a JPEG data URI of at most so many bytes.
+
+    Quality falls first, then size, so that a page of any number of pictures keeps within its limit.
+
+    Args:
+        array: uint8, shape (H, W) or (H, W, 3).
+        largest: limit for the JPEG file in bytes (the URI is a third longer).
+
+    Returns:
+        ``data:image/jpeg;base64,...``
+    """
+    picture = Image.fromarray(array)
+    for quality in (88, 78, 65, 50, 35):
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        if file.tell() <= largest:
+            break
+    else:
+        if max(array.shape[:2]) > 16:
+            return data_uri(shrink(array, max(array.shape[:2]) // 2), largest)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
+    """The outline of the predicted foreground (probability 0.5) as an SVG path.
+
+    Lines are interpolated between pixels (marching squares); objects that touch the border are closed along it.
+
+    Args:
+        probability: float in [0, 1], shape (H, W).
+        largest: limit for the path in characters; ragged outlines are smoothed, then small ones left out.
+
+    Returns:
+        The path's ``d``, in pixel units with (0, 0) at the top left corner of the first pixel; "" without foreground.
+    """
+    padded = np.pad(np.nan_to_num(np.asarray(probability, dtype=np.float64)), 1)
+    contours = [contour for contour in find_contours(padded, 0.5) if len(contour) >= 5]
+    contours.sort(key=len, reverse=True)
+    contours = contours[: largest // 20]  # the shortest text of an outline
+    path = ""
+    for tolerance in (0.2, 0.5, 1.2):
+        pieces = [_polygon(approximate_polygon(contour, tolerance) - 0.5) for contour in contours]
+        path = "".join(pieces)
+        if len(path) <= largest:
+            return path
+    kept = np.cumsum([len(piece) for piece in pieces]) <= largest
+    return "".join(piece for piece, keep in zip(pieces, kept, strict=True) if keep)
+
+
+def _polygon(points: np.ndarray) -> str:
+    if len(points) < 4:  # first and last are the same
+        return ""
+    return "M" + "L".join(f"{column:.4g} {row:.4g}" for row, column in points[:-1]) + "Z"
+
+
+def place_labels(
+    boxes: Sequence[tuple[float, float, float, float]], size: tuple[float, float], label: Sequence[tuple[float, float]]
+) -> list[tuple[float, float] | None]:
+    """Places for the labels of boxes that may overlap heavily: inside a corner of the box, never on another label.
+
+    Args:
+        boxes: (x, y, width, height), the most important first.
+        size: (width, height) of the picture.
+        label: (width, height) of each box's label.
+
+    Returns:
+        For each box the top left corner (x, y) of its label, or None where none fits.
+    """
+    taken = np.empty((0, 4))
+    places: list[tuple[float, float] | None] = []
+    for (x, y, width, height), (w, h) in zip(boxes, label, strict=True):
+        right, bottom = x + width - w, y + height - h
+        middle = x + (width - w) / 2, y + (height - h) / 2
+        corners = [(x, y), (right, y), (x, bottom), (right, bottom), middle]
+        fitting = (
+            corner
+            for corner in corners
+            if w <= width
+            and h <= height
+            and 0 <= corner[0] <= size[0] - w
+            and 0 <= corner[1] <= size[1] - h
+            and not _meets(taken, (*corner, corner[0] + w, corner[1] + h))
+        )
+        place = next(fitting, None)
+        places.append(place)
+        if place is not None:
+            taken = np.vstack([taken, [*place, place[0] + w, place[1] + h]])
+    return places
+
+
+def _meets(taken: np.ndarray, box: tuple[float, float, float, float]) -> bool:
+    left, top, right, bottom = box
+    return bool(np.any((taken[:, 0] < right) & (taken[:, 2] > left) & (taken[:, 1] < bottom) & (taken[:, 3] > top)))

@@ -25,7 +25,7 @@ find_python() {
     return 1
 }
 
-# Everything an installation depends on; the folder too, because scripts in a moved .venv point to the old place.
+# Everything an installation depends on; the folder too, because an editable installation names it.
 fingerprint() {
     "$VENV_PYTHON" -I -c '
 import hashlib, os, sys
@@ -80,10 +80,11 @@ setup_env() {
             fail "$python cannot make a virtual environment: install its venv module (often packaged as python3-venv)."
         fi
     fi
-    if ! "$VENV_PYTHON" -m pip install -qq --no-input --disable-pip-version-check --no-user --log .venv/install.log \
-        -c constraints.txt -e ".${extra:+[$extra]}"
+    if ! "$VENV_PYTHON" -m pip install --no-input --disable-pip-version-check --no-user --progress-bar off \
+        -c constraints.txt -e ".${extra:+[$extra]}" >.venv/install.log 2>&1
     then
-        fail "The installation failed: the messages above and .venv/install.log say why. Mend it and run this again."
+        grep -E '^ERROR' .venv/install.log >&2 || tail -n 3 .venv/install.log >&2
+        fail "The installation failed; .venv/install.log has it all. Mend what it says and run this again."
     fi
     # Builds matplotlib's font cache now instead of in the first run.
     "$VENV_PYTHON" -c 'import matplotlib.font_manager' >/dev/null 2>&1 || true

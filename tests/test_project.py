@@ -90,6 +90,15 @@ def test_metadata_states_the_pinned_versions():
     assert stated == {name: pins[name] for name in stated}
 
 
+def test_data_files_of_the_package_are_installed_with_it():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = [pattern.strip() for pattern in config["options.package_data"]["*"].split(",")]
+    files = [path for path in (ROOT / "monai_kwtl").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    left_out = [path.name for path in files if path.suffix != ".py" and not any(map(path.match, patterns))]
+    assert not left_out
+
+
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 LEVELS = {

@@ -223,8 +223,8 @@ def _tracked_texts() -> list[Path]:
     return [path for path in paths if path.is_file() and b"\0" not in path.read_bytes()[:4096]]
 
 
-# Written so that this file does not match itself.
-MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|home|opt|Users)/\w")
+# Written so that this file does not match itself; "somebody" is nobody's machine.
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:(?:work|root|opt)/|(?:home|Users)/(?!some|user|you))\w")
 REGISTRY_HOST = re.compile(r"\b(?:pypi|pythonhosted|npmjs|debian|anaconda|download[.]pytorch)[.](?:org|com)\b")
 
 

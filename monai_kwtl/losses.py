@@ -1,0 +1,104 @@
+"""The training loss: binary cross-entropy whose foreground weight makes up for how rare the foreground is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["ForegroundWeightedBCE", "positive_weight"]
+
+DEFAULT_RANGE = (1.0 / 50.0, 50.0)
+
+
+def positive_weight(
+    target: torch.Tensor, known: torch.Tensor | None = None, weight_range: Sequence[float] = DEFAULT_RANGE
+) -> torch.Tensor:
+    """Weight of the foreground: known background pixels over known foreground pixels of each crop, clamped.
+
+    A crop without known foreground has weight 1; a crop that is all foreground has the ratio 0, and so the lower end
+    of the range.
+
+    Args:
+        target: mask or probabilities in [0, 1], shape (N, C, *spatial); a pixel from 0.5 on is foreground.
+        known: bool, same shape: pixels that count; None counts all.
+        weight_range: smallest and largest weight.
+
+    Returns:
+        Weights, float32, shape (N, 1, ..., 1).
+    """
+    foreground = target >= 0.5
+    background = ~foreground
+    if known is not None:
+        foreground, background = foreground & known, background & known
+    axes = tuple(range(1, target.dim()))
+    positives, negatives = foreground.sum(axes, keepdim=True), background.sum(axes, keepdim=True)
+    ratio = (negatives / positives.clamp_min(1)).clamp(*weight_range)
+    return torch.where(positives > 0, ratio, 1.0)
+
+
+class ForegroundWeightedBCE(nn.Module):
+    """Binary cross-entropy on logits with a weight on the foreground, that of Eq. 4 of the paper.
+
+    The loss of a pixel is ``w t softplus(-z) + (1 - t) softplus(z)``, where ``w`` is :func:`positive_weight` of its
+    crop (``per="crop"``) or one number for the whole data set. The result is the mean over the known pixels of the
+    batch, each counting once whatever its crop: with every pixel known it is
+    ``torch.nn.BCEWithLogitsLoss(pos_weight=w)``. It is computed in float32 whatever the type of the logits, and is
+    finite on crops that are empty, full or unknown; a batch without a known pixel gives 0, with zero gradients.
+
+    Args:
+        weight_range: smallest and largest weight of a crop.
+        per: ``"crop"``, or ``"dataset"``, which needs ``pos_weight``.
+        pos_weight: the weight for ``per="dataset"``, such as ``CropDataset.positive_weight()``; used as it is.
+
+    Raises:
+        KWTLError: for an unknown ``per``, a range that is not positive and increasing, or a missing weight.
+    """
+
+    def __init__(
+        self, weight_range: Sequence[float] = DEFAULT_RANGE, per: str = "crop", pos_weight: float | None = None
+    ) -> None:
+        super().__init__()
+        if per not in ("crop", "dataset"):
+            raise KWTLError(f"the loss is weighted per 'crop' or per 'dataset', not {per!r}.")
+        if len(weight_range) != 2 or not 0 < weight_range[0] <= weight_range[1] < math.inf:
+            raise KWTLError(f"weight_range must be two positive numbers, the smaller first, got {weight_range!r}.")
+        if (per == "dataset") != (pos_weight is not None):
+            raise KWTLError("give pos_weight with per='dataset', and only then.")
+        if pos_weight is not None and not 0 < pos_weight < math.inf:
+            raise KWTLError(f"pos_weight must be a positive number, got {pos_weight!r}.")
+        self.weight_range = tuple(float(limit) for limit in weight_range)
+        self.pos_weight = pos_weight
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            input: logits, shape (N, C, *spatial).
+            target: mask or probabilities in [0, 1], same shape; a negative value marks an unknown pixel.
+            known: bool, same shape: False marks further unknown pixels.
+
+        Returns:
+            A scalar, float32.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        for name, other in (("target", target), ("known", known)):
+            if other is not None and other.shape != input.shape:
+                raise ValueError(f"{name} has shape {tuple(other.shape)}, the logits {tuple(input.shape)}.")
+        counted = target >= 0 if known is None else (target >= 0) & known.bool()
+        target = torch.where(counted, target.float(), 0.0)
+        weight = self.pos_weight
+        if weight is None:
+            weight = positive_weight(target, counted, self.weight_range)
+        else:
+            weight = torch.tensor(weight, dtype=torch.float32, device=input.device)
+        # float32 by hand: autocast leaves arithmetic on bfloat16 logits in bfloat16 where no operation asks for more
+        loss = F.binary_cross_entropy_with_logits(input.float(), target, pos_weight=weight, reduction="none")
+        return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp_min(1)

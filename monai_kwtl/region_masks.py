@@ -125,9 +125,8 @@ def _read(
         return None
     if len(paths) > 1:
         raise KWTLError(f"{paths[0]} and {paths[1].name} both claim to be the mask of {what}: remove one")
-    label = np.asarray(
-        read_label({"image": item.get("image"), "name": item["name"], "page": page, "label": str(paths[0])})
-    )
+    path = str(paths[0])
+    label = np.asarray(read_label({"image": path, "label": path, "name": item["name"], "page": page}))
     if label.shape[-2:] != shape:
         rows, columns = label.shape[-2:]
         raise KWTLError(

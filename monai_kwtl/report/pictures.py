@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from PIL import Image
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
 __all__ = [
     "colourise",
@@ -92,9 +92,10 @@ def rank_colours(count: int) -> list[str]:
 
 
 def text_colour(background: str) -> str:
-    """Black or white, whichever is easier to read on ``background`` (``#rrggbb``)."""
-    red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
-    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
+    """Black or white, whichever contrasts more with ``background`` (``#rrggbb``), by WCAG relative luminance."""
+    channels = np.array([int(background[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return "#000000" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "#ffffff"  # where both contrast equally
 
 
 def _hexadecimal(colour: Sequence[float]) -> str:
@@ -116,7 +117,7 @@ def data_uri(array: np.ndarray, largest: int) -> str:
     picture = Image.fromarray(array)
     for quality in (88, 78, 65, 50, 35):
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+        picture.save(file, "JPEG", quality=quality, subsampling=0)
         if file.tell() <= largest:
             break
     else:
@@ -128,33 +129,33 @@ def data_uri(array: np.ndarray, largest: int) -> str:
 def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
     """The outline of the predicted foreground (probability 0.5) as an SVG path.
 
-    Lines are interpolated between pixels (marching squares); objects that touch the border are closed along it.
+    Lines are interpolated between pixels (marching squares) and thinned to every second point, or fewer where the
+    outline is ragged; objects that touch the border are closed along it.
 
     Args:
         probability: float in [0, 1], shape (H, W).
-        largest: limit for the path in characters; ragged outlines are smoothed, then small ones left out.
+        largest: limit for the path in characters; beyond it small outlines are left out.
 
     Returns:
-        The path's ``d``, in pixel units with (0, 0) at the top left corner of the first pixel; "" without foreground.
+        The path's ``d`` in tenths of a pixel, with (0, 0) at the top left corner of the first pixel; "" without
+        foreground.
     """
     padded = np.pad(np.nan_to_num(np.asarray(probability, dtype=np.float64)), 1)
     contours = [contour for contour in find_contours(padded, 0.5) if len(contour) >= 5]
     contours.sort(key=len, reverse=True)
-    contours = contours[: largest // 20]  # the shortest text of an outline
-    path = ""
-    for tolerance in (0.2, 0.5, 1.2):
-        pieces = [_polygon(approximate_polygon(contour, tolerance) - 0.5) for contour in contours]
-        path = "".join(pieces)
-        if len(path) <= largest:
-            return path
-    kept = np.cumsum([len(piece) for piece in pieces]) <= largest
-    return "".join(piece for piece, keep in zip(pieces, kept, strict=True) if keep)
+    for thin in (2, 3, 4, 6, 8):
+        pieces = [_polygon(contour[:-1][:: max(1, min(thin, len(contour) // 4))] - 0.5) for contour in contours]
+        lengths = np.cumsum([len(piece) for piece in pieces])
+        if not pieces or lengths[-1] <= largest:
+            break
+    return "".join(piece for piece, length in zip(pieces, lengths, strict=True) if length <= largest)
 
 
 def _polygon(points: np.ndarray) -> str:
-    if len(points) < 4:  # first and last are the same
-        return ""
-    return "M" + "L".join(f"{column:.4g} {row:.4g}" for row, column in points[:-1]) + "Z"
+    """A closed path through (row, column) points, relative from point to point: the shortest text."""
+    tenths = np.rint(points[:, ::-1] * 10).astype(int)
+    steps = " ".join(map(str, np.diff(tenths, axis=0).ravel().tolist())).replace(" -", "-")
+    return f"M{tenths[0, 0]} {tenths[0, 1]}l{steps}z"
 
 
 def place_labels(

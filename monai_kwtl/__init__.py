@@ -2,4 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a module of the package when it is first named, so that ``import monai_kwtl`` alone is quick."""
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"monai_kwtl.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"monai_kwtl.{name}":
+                raise
+    raise AttributeError(f"module 'monai_kwtl' has no attribute {name!r}")

@@ -28,6 +28,7 @@ __all__ = [
     "bundle_root",
     "choose_device",
     "file_sha256",
+    "is_main_process",
     "load_weights",
     "one_line_errors",
     "place",
@@ -125,6 +126,13 @@ def true_or_false(value: Any, name: str) -> bool:
     if str(value).lower() not in spelled:
         raise KWTLError(f"{name} must be true or false, got {value!r}.")
     return spelled[str(value).lower()]
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes: the only one, or rank 0 of several."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

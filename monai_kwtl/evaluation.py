@@ -69,7 +69,7 @@ def error_overlay(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
 class EvaluationSaver:
     """Compare each predicted mask with its label as it comes; write tables and pictures when all are done.
 
-    Written are ``evaluation.csv`` (one row an image), ``evaluation.json`` (the summary and what it was made with, last),
+    Written are ``evaluation.csv`` (a row an image), ``evaluation.json`` (the summary and what it was made with, last),
     ``errors/<image stem>.png`` and, for TensorBoard, scalars and the worst images.
 
     Args:

@@ -12,20 +12,20 @@ from monai_kwtl.transforms.array import (
     intensity_views,
 )
 from monai_kwtl.transforms.dictionary import (
-    AutoContrastd,
     AutoContrastD,
+    AutoContrastd,
     AutoContrastDict,
-    Brightnessd,
     BrightnessD,
+    Brightnessd,
     BrightnessDict,
-    EqualizeHistogramd,
     EqualizeHistogramD,
+    EqualizeHistogramd,
     EqualizeHistogramDict,
-    PseudoLabeld,
     PseudoLabelD,
+    PseudoLabeld,
     PseudoLabelDict,
-    Sharpnessd,
     SharpnessD,
+    Sharpnessd,
     SharpnessDict,
 )
 

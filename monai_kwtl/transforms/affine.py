@@ -41,7 +41,7 @@ class AffineView(Transform):
         sign = -1.0 if back else 1.0
         # MONAI's parameters say where a pixel of the result comes from, hence the signs
         shift = tuple(-sign * self.translate_fraction * size for size in x.shape[1:])
-        turn = sign * math.radians(self.rotate_degrees)
+        turn = -sign * math.radians(self.rotate_degrees)
         rotate = Affine(rotate_params=turn, padding_mode=padding, image_only=True) if turn else None
         move = Affine(translate_params=shift, padding_mode=padding, image_only=True) if any(shift) else None
         for step in (move, rotate) if back else (rotate, move):

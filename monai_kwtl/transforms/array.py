@@ -154,9 +154,9 @@ class PseudoLabel(Transform):
         steps["threshold"] = mask
         if self.iterations and mask.size:
             # an even footprint has no centre; this origin puts the extra pixel where OpenCV does: right and below
-            mask = ndimage.grey_dilation(mask, footprint=np.ones((1, 2, 2)), mode="constant", cval=0)
-            for _ in range(self.iterations - 1):
-                mask = ndimage.grey_dilation(mask, footprint=np.ones((1, 2, 2)), mode="constant", cval=0)
+            footprint = np.ones((1, 2, 2), dtype=bool)
+            mask = ndimage.binary_dilation(mask, footprint, iterations=self.iterations, origin=(0, -1, -1))
+            mask = mask.astype(np.uint8)
         steps["dilated"] = mask
         return steps
 

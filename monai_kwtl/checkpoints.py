@@ -1,0 +1,141 @@
+"""Checkpoints of a running stage: written whole or not at all, read without running code, continued exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["StageCheckpoint", "save_atomically"]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def save_atomically(state: Any, path: str | os.PathLike) -> None:
+    """Save with ``torch.save`` beside the final name, then rename: a reader sees the old file or the new, whole.
+
+    Raises:
+        KWTLError: when it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise KWTLError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class StageCheckpoint:
+    """Save a training engine and what it trains every so many iterations, and continue from there.
+
+    The file holds the state dicts of ``objects``, the iteration, and a fingerprint of the settings. It is removed when
+    the stage has written its result. Continuing gives the weights of an uninterrupted run where the batches are a
+    function of the iteration, as those of ``monai_kwtl.crops`` are.
+
+    Args:
+        path: of the checkpoint.
+        objects: what has ``state_dict`` and ``load_state_dict``: network, optimiser.
+        settings: JSON data that must be the same when continuing: seed, data, budget, rates.
+        resume: continue from the checkpoint where there is one; False begins anew.
+        overwrite: a checkpoint or a result of other settings is replaced instead of refused.
+        every: iterations between checkpoints.
+        writes: False on all processes but the first of a distributed run.
+
+    Raises:
+        KWTLError: at once when the checkpoint to continue from is of other settings.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        objects: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+        every: int = 50,
+        writes: bool = True,
+    ) -> None:
+        self.path, self.objects, self.every, self.writes = Path(path), dict(objects), every, writes
+        self.resume, self.overwrite = resume, overwrite
+        text = json.dumps(settings, sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.iteration = self._load() if resume else 0
+
+    def _load(self) -> int:
+        if not self.path.is_file():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            logger.warning(f"{self.path} is not a whole checkpoint; the stage begins anew")
+            return 0
+        if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:
+            self._refuse_other_settings(self.path)
+            return 0
+        for name, thing in self.objects.items():
+            thing.load_state_dict(state["objects"][name])
+        return int(state["iteration"])
+
+    def _refuse_other_settings(self, path: Path) -> None:
+        if not self.overwrite:
+            raise KWTLError(
+                f"{path} was made with other settings, images or weights: give the same ones, choose another "
+                "--output_dir, or begin anew with --resume false --overwrite true"
+            )
+
+    def finished(self, weights: str | os.PathLike) -> bool:
+        """Whether a stage that is resumed has left its weights already, with these settings, and has nothing to do.
+
+        Args:
+            weights: of the stage; the note beside them, ``.json``, holds the fingerprint they were made with.
+
+        Raises:
+            KWTLError: when they were made with other settings and may not be replaced.
+        """
+        if not self.resume or self.iteration or not Path(weights).is_file():
+            return False
+        try:
+            made_with = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            made_with = None
+        if made_with != self.fingerprint:
+            self._refuse_other_settings(Path(weights))
+        return made_with == self.fingerprint
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; its state is set to the iteration to continue from when it starts."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save a checkpoint."""
+        self.save(engine.state.iteration)
+
+    def save(self, iteration: int) -> None:
+        """Save a checkpoint after so many iterations."""
+        if self.writes:
+            objects = {name: thing.state_dict() for name, thing in self.objects.items()}
+            state = {"fingerprint": self.fingerprint, "iteration": iteration, "objects": objects}
+            save_atomically(state, self.path)
+
+    def remove(self) -> None:
+        """Remove the checkpoint: the stage is done."""
+        if self.writes:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,277 @@
+"""The support set: masks that an expert drew, part of them held out to choose the best step of the tuning."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.handlers import ValidationHandler
+from torch import nn
+
+from monai_kwtl.data import describe_label_values, read_image, read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.evaluation import labelled
+from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.region_masks import read_region_masks
+from monai_kwtl.scoring import normalize
+from monai_kwtl.selection_file import read_selection
+from monai_kwtl.tuning import TuningLog, unwrap
+
+__all__ = [
+    "BestWeights",
+    "HeldOutValidation",
+    "KnownOverlap",
+    "Parts",
+    "hold_out",
+    "loss_function",
+    "prepare_validation",
+    "read_support",
+    "support_hash",
+    "validation_items",
+]
+
+logger = logging.getLogger("monai_kwtl")
+
+FEWEST_TO_HOLD_OUT = 5
+
+
+class Parts(NamedTuple):
+    """A support set in two parts."""
+
+    train: list[dict[str, Any]]
+    held_out: list[dict[str, Any]]
+
+
+def read_support(
+    items: Sequence[Mapping[str, Any]],
+    labels: str | os.PathLike | None = None,
+    selection: str | os.PathLike | None = None,
+    rescale: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """Read labelled images into memory.
+
+    Args:
+        items: the pool; with whole-image masks those that have one count.
+        labels: folder of the masks of regions, or of whole images, that a selection names.
+        selection: path of ``selection.json``: pixels outside its regions are unknown. None: masks of whole images.
+        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
+
+    Returns:
+        Dicts of ``name``, ``page``, ``sha256``, ``image``, ``label``, uint8 (1, H, W), and with a selection ``known``,
+        bool (1, H, W), and ``regions``.
+
+    Raises:
+        KWTLError: when there is no mask, none has foreground, or a mask does not fit its image.
+    """
+    if selection is None:
+        chosen = labelled(items, labels if labels is not None else "the data set")
+        entries = [{"item": item, "label": read_label(item), "known": None} for item in chosen]
+        note = describe_label_values(chosen)
+        if note:
+            logger.info(note)
+        regions = None
+    else:
+        if labels is None:
+            raise KWTLError("--selection needs --labels: the folder with the masks of its regions.")
+        document = read_selection(selection)
+        entries = read_region_masks(document, labels, items)
+        regions = document["regions"]
+    support = []
+    for entry in entries:
+        item = entry["item"]
+        found = {key: item[key] for key in ("name", "page", "sha256")}
+        found |= {"image": read_image(item, rescale), "label": np.asarray(entry["label"])}
+        if entry["known"] is not None and regions is not None:
+            mine = [r for r in regions if (r.image, r.page) == (item["name"], item["page"])]
+            found |= {"known": entry["known"], "regions": [r for r in mine if _inside(entry["known"], r).any()]}
+        support.append(found)
+    if not any(entry["label"].any() for entry in support):
+        raise KWTLError("no mask has any foreground: outline some cells, or check that the masks were exported right.")
+    known = sum(int(e["known"].sum()) if "known" in e else e["label"].size for e in support)
+    foreground = sum(int(e["label"].sum()) for e in support)
+    logger.info(
+        f"support set: {len(support)} images, {known} labelled pixels, {100 * foreground / known:.1f} % foreground"
+    )
+    return support
+
+
+def _inside(plane: np.ndarray, region: Any) -> np.ndarray:
+    return plane[:, region.y : region.y + region.height, region.x : region.x + region.width]
+
+
+def support_hash(support: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 over images, labels and what is known of them."""
+    digest = hashlib.sha256()
+    for entry in support:
+        digest.update(f"{entry['name']} {entry['page']} {entry['sha256']}".encode())
+        digest.update(np.packbits(entry["label"]).tobytes())
+        if "known" in entry:
+            digest.update(np.packbits(entry["known"]).tobytes())
+    return digest.hexdigest()
+
+
+def hold_out(support: Sequence[dict[str, Any]], share: float = 0.2, seed: int = 0) -> Parts:
+    """Set part of the labelled images aside, at random, where there are at least five.
+
+    Args:
+        support: the labelled images.
+        share: of the images, in [0, 0.5]; at least one is held out unless it is 0.
+        seed: of the draw.
+
+    Returns:
+        Both parts; the images for training keep some foreground.
+
+    Raises:
+        KWTLError: when the share is out of range.
+    """
+    if not isinstance(share, (int, float)) or not 0 <= share <= 0.5:
+        raise KWTLError(f"held_out must be between 0 and 0.5, got {share!r}.")
+    if not share or len(support) < FEWEST_TO_HOLD_OUT:
+        return Parts(list(support), [])
+    count = max(1, round(share * len(support)))
+    order = np.random.default_rng(seed).permutation(len(support))
+    aside = set(order[:count].tolist())
+    parts = Parts(
+        [entry for index, entry in enumerate(support) if index not in aside],
+        [entry for index, entry in enumerate(support) if index in aside],
+    )
+    if not any(entry["label"].any() for entry in parts.train):
+        return Parts(list(support), [])
+    return parts
+
+
+def loss_function(foreground_weight: str | float, dataset: Any) -> ForegroundWeightedBCE:
+    """Make the loss of a training stage.
+
+    Args:
+        foreground_weight: ``crop``, ``dataset`` or a number.
+        dataset: a :class:`monai_kwtl.crops.CropDataset`, which knows the weight of the whole data set.
+
+    Raises:
+        KWTLError: for anything else.
+    """
+    if foreground_weight == "crop":
+        return ForegroundWeightedBCE()
+    weight = dataset.positive_weight() if foreground_weight == "dataset" else foreground_weight
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+        raise KWTLError(f"foreground_weight must be crop, dataset or a number above 0, got {foreground_weight!r}.")
+    return ForegroundWeightedBCE(per="dataset", pos_weight=float(weight))
+
+
+def validation_items(held_out: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Make tensors of held-out images: ``image``, grey values, ``label`` and ``known``, each (1, H, W)."""
+    return [
+        {
+            "image": torch.from_numpy(entry["image"]),
+            "label": torch.from_numpy(entry["label"]),
+            "known": torch.from_numpy(entry.get("known", np.ones(entry["label"].shape, dtype=bool))),
+        }
+        for entry in held_out
+    ]
+
+
+def prepare_validation(
+    item: Mapping[str, Any], device: torch.device, non_blocking: bool, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a batch of one, network input and label, (1, 1, H, W), of a held-out image."""
+    to = {"device": device, "non_blocking": non_blocking, **kwargs}
+    return normalize(item["image"][None].to(**to)), item["label"][None].to(**to)
+
+
+class KnownOverlap:
+    """Mean IoU over held-out images, counted on their known pixels, as ``engine.state.metrics["mean_iou"]``."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator whose output holds logits under ``pred``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self.overlaps = []
+
+    def __call__(self, engine: Engine) -> None:
+        """Count the image just predicted."""
+        known = engine.state.batch["known"].numpy()
+        prediction = (engine.state.output["pred"][0] >= 0).cpu().numpy()
+        self.overlaps.append(overlap(prediction[known], engine.state.batch["label"].numpy()[known]))
+
+    def _finish(self, engine: Engine) -> None:
+        if self.overlaps:
+            engine.state.metrics["mean_iou"] = summarize(self.overlaps)["mean_iou"]
+
+
+class BestWeights:
+    """The weights of the step with the highest held-out IoU so far; part of a checkpoint.
+
+    Args:
+        network: whose weights are kept.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.iou, self.step = -1.0, 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def update(self, iou: float, step: int) -> None:
+        """Keep the present weights where they are better than the best."""
+        if iou > self.iou:
+            self.iou, self.step = iou, step
+            self.weights = copy.deepcopy(unwrap(self.network).state_dict())
+
+    def restore(self) -> dict[str, Any]:
+        """Put the best weights back into the network, where any were kept; return what is to be said of it."""
+        if not self.weights:
+            return {}
+        unwrap(self.network).load_state_dict(self.weights)
+        return {"best_step": self.step, "held_out_iou": self.iou}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {"iou": self.iou, "step": self.step, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.iou, self.step, self.weights = state["iou"], state["step"], dict(state["weights"])
+
+
+class HeldOutValidation(ValidationHandler):
+    """Validate every so many steps and at the last, keep the best weights; without held-out images do nothing.
+
+    Args:
+        interval: steps between validations.
+        validator: its ``state.metrics["mean_iou"]`` decides.
+        best: keeps the weights.
+        log: has the TensorBoard writer.
+    """
+
+    def __init__(self, interval: int, validator: Evaluator, best: BestWeights, log: TuningLog) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=False)
+        self.best, self.log = best, log
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if len(self.validator.data_loader):
+            super().attach(engine)
+            last = engine.state.epoch_length
+            if last % self.interval:
+                engine.add_event_handler(Events.ITERATION_COMPLETED(once=last), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Validate."""
+        training = self.best.network.training
+        self.validator.run()
+        self.best.network.train(training)
+        iou = self.validator.state.metrics["mean_iou"]
+        self.best.update(iou, engine.state.iteration)
+        if self.log.writer is not None:
+            self.log.writer.add_scalar("IoU/held out", iou, engine.state.iteration)

@@ -1,0 +1,224 @@
+"""What the training stages share: their data in memory, their log, the weights they leave, and how they continue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_kwtl.adaptation import pool_batches
+from monai_kwtl.bundle import file_sha256, is_main_process
+from monai_kwtl.checkpoints import StageCheckpoint, save_atomically
+from monai_kwtl.crops import CropDataset, GridCropDataset
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.normalization import estimate_batch_norm_statistics
+from monai_kwtl.summary import format_table
+
+__all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "pool_hash", "run_stage", "unwrap"]
+
+logger = logging.getLogger("monai_kwtl")
+
+WEIGHTS_NAME = "model.pt"
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside a ``DistributedDataParallel``, or the network itself."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def pool_hash(items: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 over the hashes of a pool's images and pages, whatever their order or names."""
+    keys = sorted((item["sha256"], item["page"] or 0) for item in items)
+    return hashlib.sha256(repr(keys).encode()).hexdigest()
+
+
+def crop_dataset(
+    schedule: str,
+    data: Sequence[Mapping[str, Any]],
+    steps: int,
+    epochs: int,
+    start_step: int,
+    crop: int,
+    step: int,
+    batch_size: int,
+    seed: int,
+) -> CropDataset:
+    """Make the crops of a schedule: ``steps``, a budget of random crops, or ``paper``, epochs over a grid.
+
+    Raises:
+        KWTLError: for an unknown schedule, or numbers that the data sets refuse.
+    """
+    if schedule == "steps":
+        return CropDataset(data, steps=steps, start_step=start_step, size=crop, batch_size=batch_size, seed=seed)
+    if schedule == "paper":
+        return GridCropDataset(
+            data, epochs=epochs, start_step=start_step, size=crop, step=step, batch_size=batch_size, seed=seed
+        )
+    raise KWTLError(f"unknown schedule {schedule!r}; use steps or paper.")
+
+
+def check_stage_output(output_dir: str | os.PathLike, overwrite: bool, resume: bool) -> Path:
+    """Find out before a training whether its weights can be written.
+
+    Args:
+        output_dir: made if absent.
+        overwrite: whether weights that are already there may be replaced.
+        resume: a finished stage that is resumed has nothing to do, and keeps its weights.
+
+    Returns:
+        The path that the weights will have.
+
+    Raises:
+        KWTLError: when weights are there and must stay, or the folder cannot be written.
+    """
+    path = Path(output_dir) / WEIGHTS_NAME
+    if path.exists() and not overwrite and not resume:
+        raise KWTLError(f"{path} already exists: choose another --output_dir or add --overwrite true")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise KWTLError(f"cannot write to {output_dir} ({error.strerror}); choose another --output_dir") from error
+    return path
+
+
+class TuningLog:
+    """Log a trainer's loss to TensorBoard and stop with a sentence where it is no number any more.
+
+    Args:
+        log_dir: of TensorBoard; None writes none.
+        tag: of the curve.
+        every: iterations between points of the curve.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike | None, tag: str = "loss/train", every: int = 1) -> None:
+        self.writer = SummaryWriter(str(log_dir)) if log_dir is not None and is_main_process() else None
+        self.tag, self.every = tag, every
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer whose output holds ``loss``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.flush() if self.writer else None)
+
+    def __call__(self, engine: Engine) -> None:
+        """Take note of the loss of the step just done."""
+        loss = float(engine.state.output["loss"])
+        if not math.isfinite(loss):
+            raise KWTLError(
+                f"the loss is {loss} at step {engine.state.iteration}: nothing was saved of it; "
+                "use a smaller --learning_rate, or look for broken images or masks"
+            )
+        self.losses.append(loss)
+        if self.writer is not None and engine.state.iteration % self.every == 0:
+            self.writer.add_scalar(self.tag, loss, engine.state.iteration)
+
+    def mean(self, first: bool, share: float = 0.1) -> float:
+        """Mean loss over the first or last part of the steps seen; NaN where there were none."""
+        count = max(1, int(len(self.losses) * share))
+        part = self.losses[:count] if first else self.losses[-count:]
+        return float(np.mean(part)) if part else float("nan")
+
+
+class WeightsSaver:
+    """Write the weights that a stage leaves, with batch-norm statistics of the pool, and a note on their making.
+
+    Args:
+        path: of the weights, a plain state dict; the note stands beside it as ``.json``.
+        network: whose weights are written.
+        items: images that the batch-norm statistics are fitted to before; None leaves them.
+        created_with: what the note shall say.
+        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
+        device: where the network lives.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        network: nn.Module,
+        items: Sequence[Mapping[str, Any]] | None = None,
+        created_with: Mapping[str, Any] | None = None,
+        rescale: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.path, self.network, self.items = Path(path), network, items
+        self.created_with, self.rescale, self.device = dict(created_with or {}), rescale, device
+
+    def save(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Fit the statistics, write weights and note.
+
+        Args:
+            facts: results to add to the note.
+        """
+        network = unwrap(self.network)
+        if self.items:
+            estimate_batch_norm_statistics(network, pool_batches(self.items, rescale=self.rescale, device=self.device))
+        if not is_main_process():
+            return
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        save_atomically(state, self.path)
+        note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
+        unfinished = self.path.with_suffix(".json.unfinished")
+        unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.path.with_suffix(".json"))
+
+
+def run_stage(
+    trainer: Engine,
+    checkpoint: StageCheckpoint,
+    saver: WeightsSaver,
+    log: TuningLog,
+    steps: int,
+    facts: Callable[[], Mapping[str, Any]] | None = None,
+    skip: bool = False,
+) -> None:
+    """Train from where the checkpoint stands to the last step, write the weights, say what came out.
+
+    Args:
+        trainer: with one epoch of ``steps`` iterations.
+        checkpoint: is removed when the weights are written.
+        saver: writes the weights.
+        log: has the losses.
+        steps: number of training steps in all.
+        facts: gives further results for the note and the table, after the training.
+        skip: do nothing, for stages that only show what they would train on.
+    """
+    if skip:
+        return
+    if checkpoint.finished(saver.path):
+        logger.info(f"{saver.path} is finished: nothing to do")
+        return
+    if checkpoint.iteration:
+        logger.info(f"continuing after step {checkpoint.iteration} of {steps}")
+    if checkpoint.iteration < steps:
+        trainer.state.iteration = checkpoint.iteration
+        trainer.run()
+    results = dict(facts() if facts is not None else {})
+    saver.save({"fingerprint": checkpoint.fingerprint, "steps": steps, **results})
+    checkpoint.remove()
+    rows = [
+        ("steps", str(steps)),
+        ("loss, first tenth", f"{log.mean(True):.4f}"),
+        ("loss, last tenth", f"{log.mean(False):.4f}"),
+    ]
+    rows += [
+        (name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        for name, value in results.items()
+    ]
+    rows.append(("weights", str(saver.path)))
+    if is_main_process():
+        for line in format_table(("", ""), rows)[1:]:
+            logger.info(line)

@@ -56,7 +56,7 @@ class CropDataset(Dataset):
     pixels. Then the place: anywhere inside the box, or around it where it is smaller, plus up to ``shift`` pixels
     beyond, so that a network also sees labelled pixels at the edge of a crop and real image around a region. There is
     always a known pixel in a crop. Last comes one of the eight flips and turns of the square. (MONAI's random flips can
-    be seeded per crop as well, but take 2 to 7 ms a crop, this 0.05 ms.)
+    be seeded per crop as well, but take 2 to 7 ms a crop, this 0.2 ms.)
 
     Use it with ``DataLoader(dataset, batch_size=None)``: an element is a whole batch.
 

@@ -13,6 +13,7 @@ import numpy as np
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import region_file_names
+from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.selection import Region
 
 __all__ = ["read_region_masks"]
@@ -46,10 +47,10 @@ def read_region_masks(
             or no mask is found at all.
     """
     folder = Path(masks_dir)
-    masks = _masks_by_stem(folder)
     items = list(items)
+    masks = _Masks(folder, items)
     if selection is None:
-        found = [_whole_image(item, masks) for item in items]
+        found = [masks.of_image(item) for item in items]
         found = [entry for entry in found if entry is not None]
         if not found:
             raise _nothing_found(folder, [_stem(item["name"]) for item in items])
@@ -77,18 +78,9 @@ def read_region_masks(
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
-def _masks_by_stem(folder: Path) -> dict[str, list[Path]]:
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    except OSError as error:
-        raise KWTLError(f"{folder}: no folder of masks ({error.strerror}); give the folder that holds them") from error
-    masks: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        masks[_stem(path.name)].append(path)
-    return masks
+    """Base name without suffix; ``.nii.gz`` is one."""
+    name = PurePosixPath(name).name
+    return PurePosixPath(name[:-3] if name.lower().endswith(".nii.gz") else name).stem
 
 
 def _nothing_found(folder: Path, stems: list[str]) -> KWTLError:
@@ -117,47 +109,65 @@ def _check_images(members: Mapping[tuple, list], items: Iterable[Mapping]) -> No
                 )
 
 
-def _read(
-    item: Mapping, masks: Mapping[str, list[Path]], stem: str, shape: tuple[int, int], what: str, page: int | None
-):
-    paths = masks.get(stem, [])
-    if not paths:
-        return None
-    if len(paths) > 1:
-        raise KWTLError(f"{paths[0]} and {paths[1].name} both claim to be the mask of {what}: remove one")
-    path = str(paths[0])
-    label = np.asarray(read_label({"image": path, "label": path, "name": item["name"], "page": page}))
-    if label.shape[-2:] != shape:
-        rows, columns = label.shape[-2:]
-        raise KWTLError(
-            f"{paths[0]} is {columns} wide and {rows} high, but {what} is {shape[1]} wide and {shape[0]} high: "
-            f"save the mask in the size of its picture"
-        )
-    return (label.reshape(shape) != 0).astype(np.uint8)
+class _Masks:
+    """The masks of a folder, found by base name."""
+
+    def __init__(self, folder: Path, items: list[Mapping]) -> None:
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.is_file() and has_suffix(path.name, SUFFIXES))
+        except OSError as error:
+            message = f"{folder}: no folder of masks ({error.strerror}); give the folder that holds them"
+            raise KWTLError(message) from error
+        self.paths: dict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            if not path.name.startswith("."):
+                self.paths[_stem(path.name)].append(path)
+        self.owners: dict[str, set[str]] = defaultdict(set)
+        for item in items:
+            self.owners[_stem(item["name"])].add(item["name"])
+
+    def read(self, stem: str, shape: tuple[int, int], what: str, page: int | None = None) -> np.ndarray | None:
+        """The mask with this base name, uint8 0 or 1, (H, W); None where there is no such file."""
+        paths = self.paths.get(stem, [])
+        if not paths:
+            return None
+        if len(paths) > 1:
+            raise KWTLError(f"{paths[0]} and {paths[1].name} both claim to be the mask of {what}: remove one")
+        label = np.asarray(read_label({"label": str(paths[0]), "page": page}))
+        if label.shape[-2:] != shape:
+            rows, columns = label.shape[-2:]
+            raise KWTLError(
+                f"{paths[0]} is {columns} wide and {rows} high, but {what} is {shape[1]} wide and {shape[0]} high: "
+                f"save the mask in the size of its picture"
+            )
+        return label.reshape(shape)
+
+    def of_image(self, item: Mapping) -> dict[str, Any] | None:
+        """The entry of an image by its whole-image mask: of its page, of its file, or without the ``.ome``."""
+        stem, page, what = _stem(item["name"]), item.get("page"), repr(item["name"])
+        shape = item["height"], item["width"]
+        label = None if page is None else self.read(f"{stem}_p{page}", shape, what)
+        for name in dict.fromkeys([stem, stem[:-4] if stem.lower().endswith(".ome") else stem]):
+            if label is None and name in self.paths and len(self.owners[name] | {item["name"]}) > 1:
+                both = " and ".join(sorted(self.owners[name] | {item["name"]})[:2])
+                raise KWTLError(f"{self.paths[name][0]} could be the mask of {both}: rename one of the images")
+            label = self.read(name, shape, what, page) if label is None else label
+        if label is None:
+            return None
+        return {"item": item, "label": label[None], "known": np.ones((1, *shape), dtype=bool)}
 
 
-def _whole_image(item: Mapping, masks: Mapping[str, list[Path]]) -> dict[str, Any] | None:
-    shape, page, stem, what = (item["height"], item["width"]), item.get("page"), _stem(item["name"]), repr(item["name"])
-    label = None if page is None else _read(item, masks, f"{stem}_p{page}", shape, what, None)
-    if label is None:
-        label = _read(item, masks, stem, shape, what, page)
-    return None if label is None else {"item": item, "label": label[None], "known": np.ones((1, *shape), dtype=bool)}
-
-
-def _selected_regions(
-    item: Mapping, members: list, masks: Mapping[str, list[Path]]
-) -> tuple[dict[str, Any] | None, int]:
+def _selected_regions(item: Mapping, members: list, masks: _Masks) -> tuple[dict[str, Any] | None, int]:
     """The entry of one image, and how many of its regions have a mask."""
     if not members:
         return None, 0
-    whole = _whole_image(item, masks)
+    whole = masks.of_image(item)
     label = np.zeros((item["height"], item["width"]), dtype=np.uint8)
     known = np.zeros(label.shape, dtype=bool)
     count = 0
     for region, stem in members:
         inside = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
-        what = f"the region of rank {region.rank}"
-        mask = _read(item, masks, stem, (region.height, region.width), what, None)
+        mask = masks.read(stem, (region.height, region.width), f"the region of rank {region.rank}")
         if mask is None and whole is not None:
             mask = whole["label"][0][inside]
         if mask is not None:

@@ -592,6 +592,22 @@ def test_two_masks_of_one_region_are_refused(support):
     one_line(error)
 
 
+def test_a_mask_that_could_belong_to_two_images_is_refused(tmp_path: Path):
+    items = make_items(tmp_path / "data", ((20, 30), (20, 30)), ("images/a.png", "images/a.tif"))
+    save(tmp_path / "masks/a.png", np.zeros((20, 30), np.uint8))
+    with pytest.raises(KWTLError, match="could be the mask of images/a.png and images/a.tif") as error:
+        read_region_masks(None, tmp_path / "masks", items)
+    one_line(error)
+
+
+def test_base_names_end_before_ome_and_other_files_are_passed_over(tmp_path: Path):
+    items = make_items(tmp_path / "data", names=("images/a.ome.tif", "images/b.tif"))
+    save(tmp_path / "masks/a.png", np.ones((50, 70), np.uint8))
+    (tmp_path / "masks/a.txt").write_text("notes")
+    (entry,) = read_region_masks(None, tmp_path / "masks", items)
+    assert entry["item"] is items[0] and entry["label"].all()
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
     [

@@ -160,7 +160,7 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
+def load_weights(network: nn.Module, path: str | os.PathLike | None, device: torch.device | str = "cpu") -> nn.Module:
     """Load a checkpoint into a network and move it to a device.
 
     The checkpoint is a plain state dict, or a dict that holds one under ``model``, ``network`` or ``state_dict``. It is
@@ -168,7 +168,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike, device: torch.devi
 
     Args:
         network: changed in place.
-        path: of the checkpoint.
+        path: of the checkpoint; None keeps the weights as they are, for training from scratch.
         device: where the network shall live.
 
     Returns:
@@ -177,6 +177,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike, device: torch.devi
     Raises:
         KWTLError: when the file is missing, is no checkpoint, belongs to another network, or holds NaN or infinity.
     """
+    if path is None:
+        return network.to(device)
     path = Path(path)
     if not path.is_file():
         raise KWTLError(f"there is no checkpoint at {path}; give the path of a .pt file with --ckpt.")

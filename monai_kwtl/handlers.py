@@ -163,20 +163,9 @@ class SelectionSaver:
             raise KWTLError(f"{len(missing)} images have no scores, first {missing[0]}; run the stage again.")
         regions = select_regions(pool, self.strategy, self.budget, self.seed)
         cost = cost_of(regions)
-        write_selection(
-            self.output_dir,
-            regions,
-            budget=self.budget.as_dict(),
-            cost=cost.as_dict(),
-            created_with={**self.created_with, "strategy": self.strategy, "seed": self.seed},
-            items=self.items,
-            windows=window_rows(pool),
-            read=self.read,
-            overwrite=self.overwrite,
-        )
         pictures = {"regions": regions, "items": self.items, "read": self.read}
         if self.report:
-            overview_picture(self.output_dir / "what_to_label.png", **pictures)
+            overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
             write_report(
                 self.output_dir / "report.html",
                 **pictures,
@@ -196,6 +185,18 @@ class SelectionSaver:
                     score=self.store.score,
                     per_view=per_view,
                 )
+        # last, so that a selection.json means that all the rest is there
+        write_selection(
+            self.output_dir,
+            regions,
+            budget=self.budget.as_dict(),
+            cost=cost.as_dict(),
+            created_with={**self.created_with, "strategy": self.strategy, "seed": self.seed},
+            items=self.items,
+            windows=window_rows(pool),
+            read=self.read,
+            overwrite=self.overwrite,
+        )
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions

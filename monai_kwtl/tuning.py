@@ -108,6 +108,7 @@ class TuningLog:
         self.writer = SummaryWriter(str(log_dir)) if log_dir is not None and is_main_process() else None
         self.tag, self.every = tag, every
         self.losses: list[float] = []
+        self.metrics: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer whose output holds ``loss``."""
@@ -125,6 +126,14 @@ class TuningLog:
         self.losses.append(loss)
         if self.writer is not None and engine.state.iteration % self.every == 0:
             self.writer.add_scalar(self.tag, loss, engine.state.iteration)
+            for name, value in engine.state.metrics.items():  # those of the tasks of meta-training
+                if "/" in name:
+                    self.writer.add_scalar(name, value, engine.state.iteration)
+        self.metrics = dict(engine.state.metrics)
+
+    def facts(self) -> dict[str, float]:
+        """The last metrics of the trainer, for the closing table."""
+        return {name: float(value) for name, value in self.metrics.items() if name.startswith("iou")}
 
     def mean(self, first: bool, share: float = 0.1) -> float:
         """Mean loss over the first or last part of the steps seen; NaN where there were none."""
@@ -205,6 +214,7 @@ def run_stage(
         logger.info(f"continuing after step {checkpoint.iteration} of {steps}")
     if checkpoint.iteration < steps:
         trainer.state.iteration = checkpoint.iteration
+        trainer.state.epoch = checkpoint.iteration // trainer.state.epoch_length
         trainer.run()
     results = dict(facts() if facts is not None else {})
     saver.save({"fingerprint": checkpoint.fingerprint, "steps": steps, **results})

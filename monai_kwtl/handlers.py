@@ -25,9 +25,10 @@ from monai_kwtl.score_store import ScoreStore
 from monai_kwtl.selection import Budget, Region, cost_of, select_regions
 from monai_kwtl.strategies import STRATEGIES
 from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
+from monai_kwtl.window_inferer import WindowScoreInferer
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["ProgressLog", "SelectionSaver"]
+__all__ = ["ProgressLog", "SelectionSaver", "check_request", "checked_budget"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -81,6 +82,54 @@ class ProgressLog:
         raise error
 
 
+def checked_budget(
+    items: Sequence[Mapping[str, Any]],
+    window: int,
+    step: int,
+    strategy: str,
+    budget: float | None,
+    budget_windows: int | None,
+    budget_pixels: int | None,
+) -> Budget:
+    """Return the budget of a selection; 1 image's worth where none is given.
+
+    Raises:
+        KWTLError: for a bad budget or strategy, or a budget larger than the pool.
+    """
+    if budget is None and budget_windows is None and budget_pixels is None:
+        budget = 1
+    if strategy not in STRATEGIES:
+        raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
+    checked = Budget(shots=budget, windows=budget_windows, pixels=budget_pixels)
+    checked.limits([WindowGrid(item["height"], item["width"], window, step) for item in items])
+    return checked
+
+
+def check_request(
+    items: Sequence[Mapping[str, Any]],
+    output_dir: str | os.PathLike,
+    overwrite: bool,
+    strategy: str,
+    budget: float | None,
+    budget_windows: int | None,
+    budget_pixels: int | None,
+    inferer: WindowScoreInferer,
+) -> bool:
+    """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
+
+    Returns:
+        True.
+
+    Raises:
+        KWTLError: as :class:`SelectionSaver` does, and for coverage of exact scores, which have no map.
+    """
+    checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
+    if strategy == "coverage" and inferer.exact:
+        raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
+    check_output(output_dir, overwrite)
+    return True
+
+
 class SelectionSaver:
     """Keep each image's scores as they come; when all are there, select, write the files and say what to label.
 
@@ -120,16 +169,11 @@ class SelectionSaver:
         report: bool = True,
         tensorboard: bool = True,
     ) -> None:
-        if budget is None and budget_windows is None and budget_pixels is None:
-            budget = 1
-        self.budget = Budget(shots=budget, windows=budget_windows, pixels=budget_pixels)
+        self.budget = checked_budget(items, store.window, store.step, strategy, budget, budget_windows, budget_pixels)
         self.items, self.store, self.output_dir = list(items), store, Path(output_dir)
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
         self.overwrite, self.report, self.tensorboard = overwrite, report, tensorboard
         self.read = partial(read_image, rescale=rescale)
-        if strategy not in STRATEGIES:
-            raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
-        self.budget.limits([WindowGrid(i["height"], i["width"], store.window, store.step) for i in self.items])
         check_output(self.output_dir, overwrite)
 
     @property

@@ -169,8 +169,9 @@ def auto_pretext(
     """Return the weights that score a pool: tuned on its pseudo-labels, as they are, or those of a path.
 
     Args:
-        choice: ``auto`` runs the pretext stage into ``output/pretext`` where it has not left weights for these images,
-            settings and start weights yet; ``skip`` takes ``ckpt`` as it is; anything else is the path of weights.
+        choice: ``always`` runs the pretext stage into ``output/pretext``, unless it has left weights there for these
+            images, settings and start weights; ``auto`` does so where ``ckpt`` is the bundle's own, and takes other
+            weights as they are; ``skip`` takes ``ckpt`` as it is; anything else is the path of weights.
         ckpt: start weights.
         root: folder of the bundle, which has ``configs/pretext.json``.
         dataset: folder of images.
@@ -183,11 +184,15 @@ def auto_pretext(
     Raises:
         KWTLError: when the path does not exist, or the pretext stage cannot run.
     """
+    own = Path(root) / "models" / "model.pt"
+    if choice == "auto":
+        shipped = own.is_file() and Path(ckpt).is_file() and os.path.samefile(ckpt, own)
+        choice = "always" if shipped else "skip"
     if choice == "skip":
         return str(ckpt)
-    if choice != "auto":
+    if choice != "always":
         if not Path(choice).is_file():
-            raise KWTLError(f"pretext is auto, skip or the path of weights; there is no file {choice!r}.")
+            raise KWTLError(f"pretext is auto, always, skip or the path of weights; there is no file {choice!r}.")
         return str(choice)
     folder = output / "pretext"
     workflow = ConfigWorkflow(

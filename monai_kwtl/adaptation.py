@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_kwtl.data import read_image
+from monai_kwtl.networks import pad_to_multiple
 from monai_kwtl.normalization import (
     batch_norm_layers,
     estimate_batch_norm_statistics,
@@ -23,6 +24,8 @@ from monai_kwtl.scoring import normalize
 __all__ = ["BatchNormAdapter", "pool_batches"]
 
 logger = logging.getLogger("monai_kwtl")
+
+_SMALLEST = 32  # pixels; at a stride of 16 the deepest layer still has several values, without which it has no variance
 
 
 def pool_batches(
@@ -37,7 +40,7 @@ def pool_batches(
     Args:
         items: the pool.
         limit: at most so many images.
-        largest: an image's longer sides are cut to so many pixels around its centre.
+        largest: an image's longer sides are cut to so many pixels around its centre; sides below 32 are mirrored.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the batches shall live.
 
@@ -48,7 +51,9 @@ def pool_batches(
         image = read_image(items[index], rescale)
         top, left = (max(0, (size - largest) // 2) for size in image.shape[1:])
         image = image[:, top : top + largest, left : left + largest]
-        yield normalize(torch.from_numpy(np.ascontiguousarray(image))[None].to(device))
+        missing = [(0, max(0, _SMALLEST - size)) for size in image.shape[1:]]
+        image = np.pad(image, [(0, 0), *missing], mode="symmetric")  # a copy, which torch may write to
+        yield normalize(torch.from_numpy(image)[None].to(device))
 
 
 class BatchNormAdapter:
@@ -84,8 +89,9 @@ class BatchNormAdapter:
                 return self._ready
             if self.adapt and batch_norm_layers(self.network):
                 logger.info("fitting the network's normalisation to the images")
+                stride = int(getattr(self.network, "stride", 16))
                 batches = pool_batches(self.items, self.limit, rescale=self.rescale, device=self.device)
-                estimate_batch_norm_statistics(self.network, batches)
+                estimate_batch_norm_statistics(self.network, (pad_to_multiple(batch, stride) for batch in batches))
             self._ready = fold_batch_norm(self.network).to(memory_format=torch.channels_last)
         return self._ready
 

@@ -36,7 +36,7 @@ class TiledInferer(Inferer):
     Args:
         tile: largest side, in pixels, of what the network sees at once without its margin; rounded down to a multiple
             of the stride. Memory grows with its square: about 0.6 GiB per batch item for FCRN at 1536.
-        halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 30 px.
+        halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 23 px.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
         amp: whether the network runs under bfloat16 autocast; ``None``: where the device multiplies bfloat16 natively
             (see :func:`native_bfloat16`). The logits are float32 again.

@@ -195,8 +195,9 @@ def auto_pretext(
             raise KWTLError(f"pretext is auto, always, skip or the path of weights; there is no file {choice!r}.")
         return str(choice)
     folder = output / "pretext"
+    config_file = str(Path(root) / "configs" / "pretext.json")  # the check of unknown options looks for this name
     workflow = ConfigWorkflow(
-        config_file=str(Path(root) / "configs" / "pretext.json"),
+        config_file=config_file,
         logging_file=False if logger.handlers else None,
         workflow_type=None,
         dataset_dir=str(dataset),

@@ -209,5 +209,10 @@ def auto_pretext(
         **knobs,
     )
     workflow.initialize()
-    workflow.run()
-    return str(folder / "model.pt")
+    weights = folder / "model.pt"
+    # asked before the run, which reads all images first
+    if workflow.parser.get_parsed_content("checkpoint").finished(weights):
+        logger.info(f"the pretext weights in {weights} are of these images and settings: used again")
+    else:
+        workflow.run()
+    return str(weights)

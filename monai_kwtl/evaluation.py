@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.data import describe_label_values
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import safe_stems
+from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
 from monai_kwtl.summary import format_table
 
@@ -104,7 +104,7 @@ class EvaluationSaver:
             (self.output_dir / "errors").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise KWTLError(f"cannot write to {output_dir} ({error.strerror}); choose another --output_dir") from error
-        self.stems = safe_stems(item["name"] for item in self.items)
+        self.names = mask_file_names(self.items)
         self.overlap: dict[tuple[str, int | None], Overlap] = {}
         self.summary: dict[str, float] = {}
 
@@ -115,8 +115,7 @@ class EvaluationSaver:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _picture(self, item: Mapping[str, Any]) -> Path:
-        page = "" if item["page"] is None else f"_p{item['page']}"
-        return self.output_dir / "errors" / f"{self.stems[item['name']]}{page}.png"
+        return self.output_dir / "errors" / self.names[(item["name"], item["page"])]
 
     def __call__(self, engine: Engine) -> None:
         """Compare the mask just predicted with its label."""

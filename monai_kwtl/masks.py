@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,24 @@ logger = logging.getLogger("monai_kwtl")
 def mask_file_names(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int | None], str]:
     """File name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
 
+    A page whose name is that of another image (``a.tif``, page 0, beside ``a_p0.png``) gets a number behind it.
+
     Args:
         items: of a data set, with ``name`` and ``page``.
 
     Returns:
-        {(name, page): file name}.
+        {(name, page): file name}, unique on every file system; the same for any order of items.
     """
     stems = safe_stems(item["name"] for item in items)
-    return {
-        (i["name"], i["page"]): f"{stems[i['name']]}{'' if i['page'] is None else '_p' + str(i['page'])}.png"
-        for i in items
-    }
+    names: dict[tuple[str, int | None], str] = {}
+    taken: set[str] = set()
+    for name, page in sorted({(i["name"], i["page"]) for i in items}, key=lambda key: (key[1] is not None, key)):
+        stem = stems[name] if page is None else f"{stems[name]}_p{page}"
+        spare = (f"{stem}_{number}" for number in count(2))
+        stem = next(candidate for candidate in chain([stem], spare) if candidate.casefold() not in taken)
+        taken.add(stem.casefold())
+        names[(name, page)] = f"{stem}.png"
+    return names
 
 
 class MaskSaver:

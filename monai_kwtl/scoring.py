@@ -39,7 +39,9 @@ def normalize(image: torch.Tensor) -> torch.Tensor:
 
 def bernoulli_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy, in nats, of a Bernoulli variable with the given logits: ``softplus(z) - z * sigmoid(z)``."""
-    return F.softplus(logits) - logits * torch.sigmoid(logits)
+    # the same for z and -z; below 0 both terms are positive, and nothing cancels for a confident prediction
+    negative = -logits.abs()
+    return F.softplus(negative) - negative * torch.sigmoid(negative)
 
 
 def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor:

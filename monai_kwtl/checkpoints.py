@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,9 +18,10 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from monai_kwtl.bundle import file_sha256
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["StageCheckpoint", "save_atomically"]
+__all__ = ["StageCheckpoint", "remove_unfinished", "save_atomically"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -40,7 +44,16 @@ def save_atomically(state: Any, path: str | os.PathLike) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise KWTLError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: str | os.PathLike) -> None:
+    """Remove what processes that were killed while saving to ``path`` left beside it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)
 
 
 class StageCheckpoint:
@@ -60,7 +73,7 @@ class StageCheckpoint:
         writes: False on all processes but the first of a distributed run.
 
     Raises:
-        KWTLError: at once when the checkpoint to continue from is of other settings.
+        KWTLError: at once when the checkpoint to continue from is of other settings, or ``every`` is unusable.
     """
 
     def __init__(
@@ -73,6 +86,8 @@ class StageCheckpoint:
         every: int = 50,
         writes: bool = True,
     ) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise KWTLError(f"checkpoint_every must be a whole number, at least 1, got {every!r}.")
         self.path, self.objects, self.every, self.writes = Path(path), dict(objects), every, writes
         self.resume, self.overwrite = resume, overwrite
         text = json.dumps(settings, sort_keys=True, default=str)
@@ -82,9 +97,10 @@ class StageCheckpoint:
     def _load(self) -> int:
         if not self.path.is_file():
             return 0
+        content = io.BytesIO(self.path.read_bytes())  # so that an OSError of torch.load is about the content
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            state = torch.load(content, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile):
             logger.warning(f"{self.path} is not a whole checkpoint; the stage begins anew")
             return 0
         if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:
@@ -105,7 +121,7 @@ class StageCheckpoint:
         """Whether a stage that is resumed has left its weights already, with these settings, and has nothing to do.
 
         Args:
-            weights: of the stage; the note beside them, ``.json``, holds the fingerprint they were made with.
+            weights: of the stage; the note beside them, ``.json``, holds their hash and the fingerprint they came from.
 
         Raises:
             KWTLError: when they were made with other settings and may not be replaced.
@@ -113,7 +129,9 @@ class StageCheckpoint:
         if not self.resume or self.iteration or not Path(weights).is_file():
             return False
         try:
-            made_with = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))["fingerprint"]
+            note = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
+            # a stage that was killed between its weights and its note leaves the note of weights before
+            made_with = note["fingerprint"] if note["sha256"] == file_sha256(weights) else None
         except (OSError, ValueError, KeyError, TypeError):
             made_with = None
         if made_with != self.fingerprint:
@@ -139,3 +157,4 @@ class StageCheckpoint:
         """Remove the checkpoint: the stage is done."""
         if self.writes:
             self.path.unlink(missing_ok=True)
+            remove_unfinished(self.path)

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.adaptation import pool_batches
 from monai_kwtl.bundle import file_sha256, is_main_process
-from monai_kwtl.checkpoints import StageCheckpoint, save_atomically
+from monai_kwtl.checkpoints import StageCheckpoint, remove_unfinished, save_atomically
 from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.normalization import estimate_batch_norm_statistics
@@ -216,9 +216,12 @@ def run_stage(
         trainer.state.iteration = checkpoint.iteration
         trainer.state.epoch = checkpoint.iteration // trainer.state.epoch_length
         trainer.run()
+        checkpoint.save(steps)  # so that a stage killed while it writes its weights needs no training again
     results = dict(facts() if facts is not None else {})
     saver.save({"fingerprint": checkpoint.fingerprint, "steps": steps, **results})
     checkpoint.remove()
+    if is_main_process():
+        remove_unfinished(saver.path)
     rows = [
         ("steps", str(steps)),
         ("loss, first tenth", f"{log.mean(True):.4f}"),

@@ -1,236 +1,161 @@
-"""Image files of all kinds as grey images: PNG, JPEG, BMP, TIFF and NIfTI to (1, H, W) uint8 luminance."""
+"""Image files opened page by page: PNG, JPEG, BMP, TIFF and NIfTI to arrays of the file's own pixel type."""
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
+from typing import BinaryIO, Protocol
 
-import nibabel
+import imagecodecs
 import numpy as np
 import tifffile
-from monai.data import NibabelReader, PILReader
-from PIL import Image, ImageOps
+from monai.data import NibabelReader
 
-__all__ = [
-    "NIFTI_SUFFIXES",
-    "SUFFIXES",
-    "TIFF_SUFFIXES",
-    "UnreadableError",
-    "page_shapes",
-    "read_pixels",
-    "to_grey",
-    "to_uint8",
-]
+from monai_kwtl.decoding import (
+    ORIENTATION,
+    PIL_READER,
+    UnreadableError,
+    pillow_pixels,
+    quiet,
+    shown_size,
+    turn,
+    with_a_reason,
+)
+from monai_kwtl.tiff import TiffFile
 
-PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-TIFF_SUFFIXES = (".tif", ".tiff")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-SUFFIXES = (*PILLOW_SUFFIXES, *TIFF_SUFFIXES, *NIFTI_SUFFIXES)
+__all__ = ["SUFFIXES", "ImageFile", "UnreadableError", "checked", "has_suffix", "open_image", "read_pixels"]
 
-for _name in ("tifffile", "nibabel.global", "nibabel"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they say of broken files, our own message says
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-class UnreadableError(ValueError):
-    """A file that cannot be read as an image; the message is the reason."""
+class ImageFile(Protocol):
+    """An open image file."""
+
+    def sizes(self) -> list[tuple[int | None, int, int]]:
+        """(page, height, width) of each image, from headers; the page is None where the file holds one image."""
+
+    def read(self, page: int | None) -> np.ndarray:
+        """Pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
 
 
 def has_suffix(path: str | os.PathLike, suffixes: Sequence[str]) -> bool:
     """Whether a file name ends in one of the suffixes, in any case."""
-    return str(path).lower().endswith(tuple(suffixes))
+    return os.fspath(path).lower().endswith(tuple(suffixes))
+
+
+class _PillowFile:
+    """PNG, JPEG or BMP; of animations the first frame."""
+
+    def __init__(self, stream: BinaryIO, start: bytes) -> None:
+        # PILReader takes lists of what Image.open takes; a stream of ours is closed also when decoding fails
+        self._stream, self._image = stream, PIL_READER.read([stream])
+        self._orientation = self._image.getexif().get(ORIENTATION, 1)
+        self._deep_colour = self._image.format == "PNG" and start[24] == 16 and start[25] in (2, 4, 6)
+
+    def sizes(self) -> list[tuple[int | None, int, int]]:
+        return [(None, *shown_size(self._image.height, self._image.width, self._orientation))]
+
+    def read(self, page: int | None) -> np.ndarray:
+        if page is not None:
+            raise UnreadableError(f"it holds one image, page {page} was asked for")
+        self._image.load()  # finds out about truncation
+        if not self._deep_colour:
+            return pillow_pixels(self._image)
+        # Pillow cuts 16 bit colour to 8 bit, ITKReader has no such type
+        self._stream.seek(0)
+        pixels = imagecodecs.png_decode(self._stream.read())
+        return turn(pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0], self._orientation)
+
+
+class _NiftiFile:
+    """NIfTI: (x, y), or (x, y, z) with one image for each z; x are the columns, as nibabel's arrays have it."""
+
+    def __init__(self, path: str) -> None:
+        self._reader = NibabelReader(keep_file_open=True)  # else each slice of a .nii.gz unpacks from the start
+        self._image = self._reader.read(path)
+        dtype, shape = self._image.get_data_dtype(), self._image.shape
+        if dtype.names or dtype.kind not in "uif":
+            kind = "coloured" if dtype.names else "complex"
+            raise UnreadableError(f"{kind} voxels: save it as grey values, or as PNG or TIFF")
+        if len(shape) < 2 or any(length > 1 for length in shape[3:]):
+            raise UnreadableError(f"{len(shape)} dimensions: save single volumes (x, y, z) or images (x, y)")
+        self._depth = shape[2] if len(shape) > 2 else 1
+
+    def sizes(self) -> list[tuple[int | None, int, int]]:
+        width, height = self._image.shape[:2]
+        return [(z if self._depth > 1 else None, height, width) for z in range(self._depth)]
+
+    def read(self, page: int | None) -> np.ndarray:
+        if page is None and self._depth > 1:
+            raise UnreadableError(f"it holds {self._depth} slices, none of them was asked for by page")
+        if page is not None and not (0 <= page < self._depth and self._depth > 1):
+            raise UnreadableError(f"it holds no slice {page} (counted from 0)")
+        image = self._image if page is None else self._image.slicer[:, :, page : page + 1]
+        pixels = self._reader.get_data(image)[0]
+        return pixels.reshape(pixels.shape[:2]).T
 
 
 @contextmanager
-def _as_unreadable() -> Iterator[None]:
-    """Turn whatever a decoder raises on a broken file into one exception with a short reason."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (UnreadableError, FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except MemoryError as error:
-        raise UnreadableError("too large for the memory") from error
-    except Exception as error:  # decoders raise nearly anything, from struct.error to zlib.error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        known = {"cannot identify image file": "no image of a known kind", "not a TIFF file": "no TIFF file"}
-        reason = next((short for long, short in known.items() if long in reason), reason)
-        raise UnreadableError(reason if len(reason) <= 100 else reason[:97] + "...") from error
+def open_image(path: str | os.PathLike) -> Iterator[ImageFile]:
+    """Open an image file; TIFF is known by its first bytes, NIfTI by its suffix, the rest is left to Pillow.
 
-
-def _pillow_converter(image: Image.Image) -> Image.Image:
-    """To one grey channel: luminance of colour, no alpha, 16 and 32 bit kept; orientation as displayed."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("1", "LA", "La", "P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB" if image.mode not in ("1", "LA", "La") else "L")
-    return image.convert("L") if image.mode == "RGB" else image
-
-
-@lru_cache(maxsize=1)
-def _pil_reader() -> PILReader:
-    # the default transposes images; see the trap about reverse_indexing
-    return PILReader(converter=_pillow_converter, reverse_indexing=False)
-
-
-def _read_pillow(path: str) -> np.ndarray:
-    reader = _pil_reader()
-    image = reader.read(path)
-    image.load()
-    return np.asarray(reader.get_data(image)[0])
-
-
-def _read_tiff(path: str, page: int | None) -> np.ndarray:
-    # Pillow knows neither 16 bit colour nor single pages of OME-TIFF, ITK reads the whole stack for one page
-    with tifffile.TiffFile(path) as tiff:
-        frame = tiff.pages[page or 0]
-        pixels = frame.asarray()
-        photometric = frame.aspage().photometric
-        if photometric == tifffile.PHOTOMETRIC.PALETTE and frame.aspage().colormap is not None:
-            pixels = np.moveaxis(frame.aspage().colormap, 0, -1)[pixels]
-            pixels = (pixels >> 8).astype(np.uint8)
-        elif photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            if pixels.dtype.kind not in "bu":
-                raise UnreadableError("inverted grey levels of a signed or float type")
-            pixels = ~pixels
-        if "S" in frame.axes:
-            pixels = np.moveaxis(pixels, frame.axes.index("S"), -1)
-    pixels = np.squeeze(pixels, axis=tuple(a for a in range(pixels.ndim - 3) if pixels.shape[a] == 1))
-    return pixels
-
-
-def _read_nifti(path: str, page: int | None) -> np.ndarray:
-    reader = NibabelReader()
-    array = np.asarray(reader.get_data(reader.read(path))[0])
-    if array.dtype.names is not None:
-        raise UnreadableError("NIfTI with colour is not supported; export grey values")
-    array = array.reshape(array.shape[:3]) if array.ndim > 3 and all(n == 1 for n in array.shape[3:]) else array
-    if array.ndim not in (2, 3):
-        raise UnreadableError(f"NIfTI with {array.ndim} dimensions; export single volumes")
-    plane = array if array.ndim == 2 else array[:, :, page or 0]
-    return plane.T  # the first axis of a NIfTI array runs along x, which are the columns of an image
-
-
-def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Luminance of an image with Pillow's weights (ITU-R 601-2); alpha is dropped, bool becomes 0 and 255.
-
-    Args:
-        pixels: (H, W) or (H, W, 1 to 4).
-
-    Returns:
-        (H, W); 8 bit colour gives uint8, exactly as Pillow's ``convert("L")``; deeper colour gives float64.
-
-    Raises:
-        UnreadableError: for other shapes and for complex numbers.
-    """
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.ndim == 3 and pixels.shape[2] in (1, 2):
-        pixels = pixels[..., 0]
-    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-        if pixels.dtype == np.uint8:
-            return np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., :3])).convert("L"))
-        return pixels[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
-        raise UnreadableError(f"an array of shape {pixels.shape} and type {pixels.dtype} is no image")
-    return pixels
-
-
-def to_uint8(grey: np.ndarray, rescale: Sequence[float] | None = None) -> np.ndarray:
-    """Grey values as 8 bit: uint8 stays; everything else is scaled to [0, 255] and rounded.
-
-    Args:
-        grey: (H, W), any real type.
-        rescale: (low, high), the grey values that become 0 and 255; None takes the image's own range. A constant
-            image becomes 0.
-
-    Returns:
-        uint8, same shape.
-
-    Raises:
-        UnreadableError: for NaN and infinity.
-    """
-    if grey.dtype == np.uint8:
-        return grey
-    values = grey.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise UnreadableError("pixels that are NaN or infinite")
-    low, high = (values.min(), values.max()) if rescale is None else rescale
-    if not high > low:
-        return np.zeros(values.shape, dtype=np.uint8)
-    return np.rint(np.clip((values - low) * (255.0 / (high - low)), 0.0, 255.0)).astype(np.uint8)
-
-
-def read_pixels(path: str | os.PathLike, page: int | None = None) -> np.ndarray:
-    """Read one image of a file, oriented as viewers show it: rows from top, columns from left.
-
-    EXIF orientation is applied; NIfTI's first axis is x and becomes the columns.
-
-    Args:
-        path: of the file; its suffix says what it is.
-        page: of a multi-page TIFF or slice of a NIfTI volume, from 0.
-
-    Returns:
-        (H, W) or, for colour TIFF, (H, W, channels), in the type of the file.
-
-    Raises:
-        UnreadableError: when the file is broken, empty, or no image.
-        OSError: when it cannot be opened at all.
-    """
-    path = os.fspath(path)
-    if os.path.getsize(path) == 0:
-        raise UnreadableError("the file is empty")
-    with _as_unreadable():
-        if has_suffix(path, TIFF_SUFFIXES):
-            pixels = _read_tiff(path, page)
-        elif has_suffix(path, NIFTI_SUFFIXES):
-            pixels = _read_nifti(path, page)
-        else:
-            pixels = _read_pillow(path)
-    if pixels.size == 0:
-        raise UnreadableError("the image has no pixels")
-    return pixels
-
-
-def page_shapes(path: str | os.PathLike) -> list[tuple[int, int]]:
-    """Height and width of every image in a file, from its header.
+    Images come as a viewer shows them, rows from the top and columns from the left: the orientation of EXIF and TIFF is
+    applied, palettes become RGB, 1 bit becomes 0 and 255, white-is-zero is inverted, alpha is dropped.
 
     Args:
         path: of the file.
 
-    Returns:
-        One (height, width) a page, slice or plain image.
+    Yields:
+        What lists its pages and reads them one at a time.
 
     Raises:
-        UnreadableError: when the header cannot be read.
+        UnreadableError: also out of the body, when the file is missing, empty, broken, or no image.
     """
     path = os.fspath(path)
-    if os.path.getsize(path) == 0:
-        raise UnreadableError("the file is empty")
-    with _as_unreadable():
-        if has_suffix(path, TIFF_SUFFIXES):
-            with tifffile.TiffFile(path) as tiff:
-                pages = [page.aspage() for page in tiff.pages]
-                return [(int(page.imagelength), int(page.imagewidth)) for page in pages]
-        if has_suffix(path, NIFTI_SUFFIXES):
-            shape = nibabel.load(path).shape
-            if len(shape) < 2:
-                raise UnreadableError(f"NIfTI with {len(shape)} dimensions is no image")
-            return [(int(shape[1]), int(shape[0]))] * (int(shape[2]) if len(shape) > 2 else 1)
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return [image.size if turned else image.size[::-1]]
+    with quiet, with_a_reason(), open(path, "rb") as stream:
+        start = stream.read(26)
+        if not start:
+            raise UnreadableError("the file is empty")
+        stream.seek(0)
+        if start[:4] in _TIFF_STARTS:
+            with tifffile.TiffFile(stream) as tiff:
+                yield TiffFile(stream, tiff)
+        elif has_suffix(path, (".nii", ".nii.gz")):
+            yield _NiftiFile(path)
+        else:
+            yield _PillowFile(stream, start)
 
 
-def is_stack(path: str | os.PathLike) -> bool:
-    """Whether a file may hold several images."""
-    return has_suffix(path, (*TIFF_SUFFIXES, *NIFTI_SUFFIXES))
+def checked(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in native byte order, if they are finite real numbers, and any at all.
+
+    Raises:
+        UnreadableError: if not.
+    """
+    if not pixels.size:
+        raise UnreadableError("it has no pixels")
+    if pixels.dtype.kind not in "uif":
+        raise UnreadableError(f"pixels of type {pixels.dtype}")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UnreadableError("it has pixels that are NaN or infinite")
+    return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
 
 
-def short_name(path: str | os.PathLike) -> str:
-    """Last part of a path, for messages."""
-    return Path(path).name
+def read_pixels(path: str | os.PathLike, page: int | None = None) -> np.ndarray:
+    """Read one image of a file.
+
+    Args:
+        path: of the file.
+        page: of a multi-page TIFF or slice of a NIfTI volume, from 0; None for files that hold one image.
+
+    Returns:
+        (H, W), or (H, W, 3) for colour: unsigned or signed integers or float as in the file, in native byte order.
+
+    Raises:
+        UnreadableError: when the file is missing, empty, broken, no image, holds NaN or infinity, or has not this page.
+    """
+    with open_image(path) as file:
+        return checked(file.read(page))

@@ -30,6 +30,16 @@ for part, folder in ((0, out / "sources" / "B39"), (1, out / "unseen" / "B39")):
             link = folder / kind / path.name
             if not link.exists():
                 os.symlink(path, link)
+# targets of other kinds: never trained on, and at most 40 images each
+for name in ("ssTEM", "TNBC", "B5"):
+    if (b39.parent / name / "labels").is_dir():
+        files = sorted((b39.parent / name / "images").iterdir())
+        for path in files[:: -(-len(files) // 40)]:
+            for kind, file in (("images", path.name), ("labels", f"{path.stem}.png")):
+                link = out / "unseen" / name / kind / file
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    os.symlink(b39.parent / name / kind / file, link)
 # joint training sees the same images in one folder; of B39 as many as the other sources have
 joint = out / "joint"
 for folder in [*sources, out / "sources" / "B39"]:
@@ -54,8 +64,7 @@ run --config_file bundles/kwtl/configs/train.json --dataset_dir "$out/joint" --o
     --steps "$steps" --batch_size 5 --learning_rate 0.001 --held_out 0 --adapt_norm false "${common[@]}"
 
 for weights in reptile joint_weights; do
-    for target in "$out"/unseen/* "$data/ssTEM" "$data/TNBC" "$data/B5"; do
-        [ -d "$target/labels" ] || continue
+    for target in "$out"/unseen/*; do
         run --config_file bundles/kwtl/configs/evaluate.json --dataset_dir "$target" --ckpt "$out/$weights/model.pt" \
             --output_dir "$out/evaluate/$weights/$(basename "$target")" --overwrite true --overlays false --tensorboard false
     done

@@ -151,8 +151,19 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def _existing_checkpoint(path: str | os.PathLike) -> Path:
+    if not Path(path).is_file():
+        raise KWTLError(f"there is no checkpoint at {path}; give the path of a .pt file with --ckpt.")
+    return Path(path)
+
+
 def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """SHA-256 of a checkpoint's bytes, hexadecimal.
+
+    Raises:
+        KWTLError: when there is no such file.
+    """
+    path = _existing_checkpoint(path)
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -179,9 +190,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
     """
     if path is None:
         return network.to(device)
-    path = Path(path)
-    if not path.is_file():
-        raise KWTLError(f"there is no checkpoint at {path}; give the path of a .pt file with --ckpt.")
+    path = _existing_checkpoint(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -54,9 +54,11 @@ class ProgressLog:
 
     def _start(self, engine: Engine) -> None:
         self._begun = self._said = time.monotonic()
+        self._first = engine.state.iteration  # not 0 where a stage is resumed: what was done before took no time now
         self._total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
         if sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=self.what, unit="", leave=False, dynamic_ncols=True)
+            options = {"unit": "", "leave": False, "dynamic_ncols": True}
+            self._bar = tqdm(total=self._total, initial=self._first, desc=self.what, **options)
 
     def _step(self, engine: Engine) -> None:
         now = time.monotonic()
@@ -65,7 +67,7 @@ class ProgressLog:
             self._bar.update(1)
         elif now - self._said >= self.interval and done < self._total:
             self._said = now
-            left = (now - self._begun) / done * (self._total - done)
+            left = (now - self._begun) / (done - self._first) * (self._total - done)
             logger.info(f"{self.what}: {done} of {self._total}, about {format_seconds(left)} left")
 
     def _close(self) -> None:
@@ -75,7 +77,7 @@ class ProgressLog:
 
     def _end(self, engine: Engine) -> None:
         self._close()
-        logger.info(f"{self.what}: {self._total} in {format_seconds(time.monotonic() - self._begun)}")
+        logger.info(f"{self.what}: {self._total - self._first} in {format_seconds(time.monotonic() - self._begun)}")
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._close()

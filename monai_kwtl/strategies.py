@@ -160,10 +160,11 @@ def _stratified_random(pool: Sequence[ImageScores], windows: int, pixels: float,
 def _strided(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """Windows evenly spaced in the order of image, row, column."""
     images, _ = flat_windows(pool)
+    areas = np.array([image.grid.size[0] * image.grid.size[1] for image in pool])
+    fitting = np.flatnonzero(areas[images] <= pixels)
     if pixels < np.inf:
-        area = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
-        windows = min(windows, max(1, int(pixels // area)))
-    order = ((np.arange(windows) + 0.5) * len(images) / windows).astype(np.int64)
+        windows = min(len(fitting), max(1, int(pixels // areas[areas <= pixels].mean())))
+    order = fitting[((np.arange(windows) + 0.5) * len(fitting) / windows).astype(np.int64)]
     return _take_in_order(pool, order, windows, pixels)
 
 

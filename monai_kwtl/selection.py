@@ -71,7 +71,7 @@ class Budget:
             raise KWTLError(f"give one of budget, budget_windows and budget_pixels, got {len(given)} of them.")
         (name, value), *_ = given.items()
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-        if not number or not np.isfinite(value) or value <= 0:
+        if not number or not 0 < value < float("inf"):  # also refuses NaN, and takes integers of any size
             raise KWTLError(f"{self._names[name]} must be a number above 0, got {value!r}.")
         if name != "shots" and value != int(value):
             raise KWTLError(f"{self._names[name]} must be a whole number, got {value!r}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from monai_kwtl.data import describe_label_values, load_pool, read_image, read_l
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.pretext import spread
+from monai_kwtl.support import support_hash
 from monai_kwtl.synthetic import DOMAINS, make_pool
-from monai_kwtl.tuning import pool_hash
 
 __all__ = ["load_sources", "simulated_sources", "source_crops", "source_folders", "sources_hash"]
 
@@ -46,7 +47,8 @@ def source_folders(sources: Any, output: str | os.PathLike) -> list[Path]:
     """Return the folders of the sources that a user gave, or those of simulated ones where nothing was given.
 
     Args:
-        sources: one path, several in a list, or None.
+        sources: one path, several in a list or in a text such as ``[a, ../b]``, or None. (Of words in brackets the
+            command line makes a list, but of paths with a slash a text.)
         output: where simulated sources are made.
 
     Raises:
@@ -54,8 +56,10 @@ def source_folders(sources: Any, output: str | os.PathLike) -> list[Path]:
     """
     if sources is None:
         return simulated_sources(Path(output) / "sources")
-    given = [sources] if isinstance(sources, str) else list(sources)
-    folders = [Path(str(entry)) for entry in given]
+    if isinstance(sources, str) and re.fullmatch(r"\s*\[.*\]\s*", sources, flags=re.DOTALL):
+        sources = [entry.strip().strip("'\"") for entry in sources.strip()[1:-1].split(",")]
+    given = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    folders = [Path(str(entry)) for entry in given if str(entry).strip()]
     if not folders:
         raise KWTLError('no source is given; name folders of labelled images: --sources "[dirA, dirB]".')
     twice = [folder for folder in folders if [f.resolve() for f in folders].count(folder.resolve()) > 1]
@@ -104,9 +108,9 @@ def load_sources(
     return loaded
 
 
-def sources_hash(sources: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """SHA-256 over the images of each source."""
-    return {name: pool_hash(data) for name, data in sources.items()}
+def sources_hash(sources: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
+    """Name of each source, in their order, and SHA-256 over its images and masks."""
+    return [(name, support_hash(data)) for name, data in sources.items()]
 
 
 def source_crops(

@@ -117,7 +117,7 @@ class TuningLog:
 
     def __call__(self, engine: Engine) -> None:
         """Take note of the loss of the step just done."""
-        loss = float(engine.state.output["loss"])
+        loss = float(torch.as_tensor(engine.state.output["loss"]).detach())
         if not math.isfinite(loss):
             raise KWTLError(
                 f"the loss is {loss} at step {engine.state.iteration}: nothing was saved of it; "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,11 @@ class ScoreStore:
 
     def _load(self, item: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
         try:
-            with np.load(self.path(item), allow_pickle=False) as arrays:
+            # opened here, because np.load leaves the file open where it is broken
+            with open(self.path(item), "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in names if name in arrays.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        # RuntimeError: zipfile's word for a member that a flipped bit declares encrypted or of an unknown method
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
             return None
 
     def get(self, item: Mapping[str, Any]) -> ImageScores | None:
@@ -98,6 +101,6 @@ class ScoreStore:
     def score(self, item: Mapping[str, Any]) -> np.ndarray | None:
         """Return the score map of an item, float32 (H, W) in steps of 1/255 of its largest value; None if not kept."""
         arrays = self._load(item, ("score", "score_top")) or {}
-        if "score" not in arrays:
+        if not {"score", "score_top"} <= arrays.keys():
             return None
         return arrays["score"].astype(np.float32) * np.float32(arrays["score_top"] / 255.0)

@@ -105,6 +105,7 @@ class TuningLog:
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, tag: str = "loss/train", every: int = 1) -> None:
+        self.log_dir = log_dir
         self.writer = SummaryWriter(str(log_dir)) if log_dir is not None and is_main_process() else None
         self.tag, self.every = tag, every
         self.losses: list[float] = []
@@ -129,14 +130,25 @@ class TuningLog:
             for name, value in engine.state.metrics.items():  # those of the tasks of meta-training
                 if "/" in name:
                     self.writer.add_scalar(name, value, engine.state.iteration)
-        self.metrics = dict(engine.state.metrics)
+        self.metrics = {name: float(value) for name, value in engine.state.metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: so that a resumed stage tells of all its steps."""
+        return {"losses": list(self.losses), "metrics": dict(self.metrics)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint; points that TensorBoard has of later steps are dropped, as they come again."""
+        self.losses, self.metrics = list(state["losses"]), dict(state["metrics"])
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = SummaryWriter(str(self.log_dir), purge_step=len(self.losses) + 1)
 
     def facts(self) -> dict[str, float]:
         """The last metrics of the trainer, for the closing table."""
-        return {name: float(value) for name, value in self.metrics.items() if name.startswith("iou")}
+        return {name: value for name, value in self.metrics.items() if name.startswith("iou")}
 
     def mean(self, first: bool, share: float = 0.1) -> float:
-        """Mean loss over the first or last part of the steps seen; NaN where there were none."""
+        """Mean loss over the first or last part of the steps; NaN where there were none."""
         count = max(1, int(len(self.losses) * share))
         part = self.losses[:count] if first else self.losses[-count:]
         return float(np.mean(part)) if part else float("nan")

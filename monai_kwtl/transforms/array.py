@@ -18,25 +18,27 @@ from monai_kwtl.errors import KWTLError
 __all__ = ["AutoContrast", "Brightness", "EqualizeHistogram", "PseudoLabel", "Sharpness", "intensity_views"]
 
 
+def _checked(img: NdarrayOrTensor, kind: type) -> NdarrayOrTensor:
+    array, *_ = convert_data_type(img, kind)
+    if array.ndim != 3:
+        raise KWTLError(f"an image has the shape (C, H, W), got {tuple(array.shape)}.")
+    return array
+
+
 def _grey_levels(img: NdarrayOrTensor) -> np.ndarray:
     """A copy as uint8, values rounded and clipped to [0, 255]."""
-    array, *_ = convert_data_type(img, np.ndarray)
-    if array.ndim != 3:
-        raise ValueError(f"an image has the shape (C, H, W), got {array.shape}.")
-    return array.copy() if array.dtype == np.uint8 else np.rint(np.clip(array, 0, 255)).astype(np.uint8)
-
-
-def _float_tensor(img: NdarrayOrTensor) -> torch.Tensor:
-    tensor, *_ = convert_data_type(img, torch.Tensor)
-    if tensor.ndim != 3:
-        raise ValueError(f"an image has the shape (C, H, W), got {tuple(tensor.shape)}.")
-    return tensor.to(torch.float32)
+    array = _checked(img, np.ndarray)
+    if array.dtype == np.uint8:
+        return array.copy()
+    if np.isnan(array).any():
+        raise KWTLError("an image holds NaN, which is no grey level: replace it before.")
+    return np.rint(np.clip(array, 0, 255)).astype(np.uint8)
 
 
 def _like(result: NdarrayOrTensor, img: NdarrayOrTensor, dtype: type | torch.dtype) -> NdarrayOrTensor:
-    """The result as the same kind of array as the input, with the input's meta data."""
-    out, *_ = convert_to_dst_type(result, dst=img, dtype=dtype)
-    return out
+    """The result as the same kind of array as the input, with the input's meta data, not that of MONAI's transforms."""
+    plain = torch.as_tensor(result).as_subclass(torch.Tensor)
+    return convert_to_dst_type(plain, dst=img, dtype=dtype)[0]
 
 
 def _factor(value: float, name: str) -> float:
@@ -132,8 +134,7 @@ class PseudoLabel(Transform):
         if not channel.size or channel.min() == channel.max():
             return np.zeros(channel.shape, dtype=bool)
         if self.method == "equalize":
-            level = self.threshold
-            return channel <= level if self.polarity == "dark" else channel >= level
+            return channel <= self.threshold if self.polarity == "dark" else channel >= self.threshold
         dark = channel <= threshold_otsu(channel)
         return dark if self.polarity == "dark" else ~dark
 
@@ -150,14 +151,13 @@ class PseudoLabel(Transform):
         steps = {}
         if self.method == "equalize":
             steps["equalized"] = levels = np.asarray(self._equalize(levels))
-        mask = np.stack([self._foreground(channel) for channel in levels]).astype(np.uint8)
+        mask = np.array([self._foreground(channel) for channel in levels], dtype=np.uint8).reshape(levels.shape)
         steps["threshold"] = mask
         if self.iterations and mask.size:
             # an even footprint has no centre; this origin puts the extra pixel where OpenCV does: right and below
             footprint = np.ones((1, 2, 2), dtype=bool)
             mask = ndimage.binary_dilation(mask, footprint, iterations=self.iterations, origin=(0, -1, -1))
-            mask = mask.astype(np.uint8)
-        steps["dilated"] = mask
+        steps["dilated"] = mask.astype(np.uint8)
         return steps
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
@@ -175,21 +175,19 @@ class PseudoLabel(Transform):
 class AutoContrast(Transform):
     """Stretch each channel to the full range: ``255 (x - min) / (max - min)``, as Pillow's ``autocontrast`` does.
 
-    A constant channel stays as it is. (MONAI's ``ScaleIntensity(0, 255)`` does the same, but turns a constant channel
-    to 0.)
+    A constant channel stays as it is; MONAI's ``ScaleIntensity(0, 255)``, otherwise the same, turns it to 0.
     """
 
     backend = [TransformBackends.TORCH]
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the view, float32 in [0, 255], same shape and kind of array as ``img`` (C, H, W)."""
-        x = _float_tensor(img)
+        x = _checked(img, torch.Tensor).to(torch.float32)
         if not x.numel():
             return _like(x, img, torch.float32)
         low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-        span = high - low
-        stretched = (x - low) * (255.0 / torch.where(span > 0, span, torch.ones_like(span)))
-        return _like(torch.where(span > 0, stretched, x), img, torch.float32)
+        # in this order, not times 255 / span, which rounds beyond 255
+        return _like(torch.where(high > low, (x - low) / (high - low) * 255.0, x), img, torch.float32)
 
 
 class Brightness(Transform):
@@ -211,7 +209,7 @@ class Brightness(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the view, float32 in [0, 255], same shape and kind of array as ``img`` (C, H, W)."""
-        return _like(self._scale(_float_tensor(img)), img, torch.float32)
+        return _like(self._scale(_checked(img, torch.Tensor).to(torch.float32)), img, torch.float32)
 
 
 class Sharpness(Transform):
@@ -234,9 +232,9 @@ class Sharpness(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the view, float32 in [0, 255], same shape and kind of array as ``img`` (C, H, W)."""
-        x = _float_tensor(img)
+        x = _checked(img, torch.Tensor).to(torch.float32)
         if min(x.shape[1:]) < 3:
-            return _like(x, img, torch.float32)
+            return _like(x.clone(), img, torch.float32)
         # the kernel is a box of ones plus 4 at its centre; the box is separable, which is quicker than a convolution
         sharp = x.clone()
         inner = x[:, 1:-1, 1:-1]

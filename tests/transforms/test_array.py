@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from pathlib import Path
 
 import cv2
@@ -13,11 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from monai.data import MetaTensor
+from PIL import Image, ImageEnhance, ImageOps
 from skimage.filters import threshold_otsu
 
 from monai_kwtl.data import find_images, read_image
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.transforms import EqualizeHistogram, PseudoLabel
+from monai_kwtl.transforms import (
+    AutoContrast,
+    Brightness,
+    EqualizeHistogram,
+    PseudoLabel,
+    Sharpness,
+    intensity_views,
+)
 
 # odd and even sides, a single row, column and pixel, sides below Sharpness' kernel
 SIZES = [(20, 51), (33, 17), (64, 64), (1, 40), (40, 1), (2, 9), (9, 2), (3, 3), (1, 1)]
@@ -288,3 +298,179 @@ def test_pseudo_labels_of_real_images_are_opencvs(kwtl_data, name):
     for image in real_images(kwtl_data, name, 2):
         label = PseudoLabel(fraction=0.25, polarity=polarity)(image)[0]
         assert np.array_equal(label, opencv_label(image[0], 255 * (0.25 if polarity == "dark" else 0.75), polarity, 1))
+
+
+# --- intensity views --------------------------------------------------------------------------------------------------
+
+FACTORS = [0.0, 0.5, 1.0, 1.3, 1.6, 3.0]
+VIEWS = {
+    "autocontrast": (lambda factor: AutoContrast(), lambda picture, factor: ImageOps.autocontrast(picture)),
+    "brightness": (Brightness, lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor)),
+    "sharpness": (Sharpness, lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor)),
+}
+
+
+def check_view(image, name, factor):
+    """Against Pillow, which takes each channel of a colour picture for itself, too."""
+    make, enhance = VIEWS[name]
+    view = make(factor)(image)
+    assert view.dtype == np.float32 and view.shape == image.shape
+    assert view.size == 0 or (view.min() >= 0 and view.max() <= 255)
+    if len(image) == 3:
+        expected = np.moveaxis(np.asarray(enhance(Image.fromarray(np.moveaxis(image, 0, -1).copy()), factor)), -1, 0)
+    else:
+        expected = np.stack([np.asarray(enhance(Image.fromarray(channel), factor)) for channel in image])
+    assert np.abs(view - expected.astype(np.float32)).max() <= 1.001
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_pillows_to_one_grey_level(rng, name, factor, size):
+    for make in (noise, smooth, two_grounds):
+        check_view(make(rng, *size)[None], name, factor)
+    check_view(np.stack([noise(rng, *size), smooth(rng, *size), two_grounds(rng, *size)]), name, factor)
+
+
+@settings(max_examples=250, deadline=None)
+@given(images, st.sampled_from(list(VIEWS)), st.floats(0, 5))
+def test_views_of_any_image_are_pillows_to_one_grey_level(image, name, factor):
+    check_view(image, name, factor)
+
+
+@pytest.mark.parametrize("name", REAL_SETS)
+def test_views_of_real_images_are_pillows_to_one_grey_level(kwtl_data, name):
+    for image, view, factor in itertools.product(real_images(kwtl_data, name, 2), VIEWS, (1.3, 1.6)):
+        check_view(image, view, factor)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 1.6])
+def test_sharpness_keeps_the_border_and_changes_the_rest(rng, factor):
+    image = noise(rng, 20, 51)
+    view = Sharpness(factor)(image[None])[0]
+    border = np.ones(image.shape, dtype=bool)
+    border[1:-1, 1:-1] = False
+    assert np.array_equal(view[border], image[border])
+    assert (view[~border] != image[~border]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "view", [AutoContrast(), Brightness(1.0), Sharpness(1.0)], ids=lambda view: type(view).__name__
+)
+def test_what_cannot_change_does_not(rng, view):
+    image = noise(rng, 2, 20, 51)
+    image[:, 0, :2] = 0, 255  # the full range already
+    assert np.allclose(view(image), image, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_views_of_a_constant_image(level):
+    image = np.full((1, 20, 51), level, dtype=np.uint8)
+    assert (AutoContrast()(image) == level).all() and (Sharpness()(image) == level).all()
+    assert np.allclose(Brightness(1.3)(image), min(1.3 * level, 255), atol=1e-4)
+
+
+def test_auto_contrast_of_floats_reaches_both_ends(rng):
+    image = rng.uniform(80.25, 90.5, (2, 20, 51)).astype(np.float32)
+    low, high = image.min((1, 2), keepdims=True), image.max((1, 2), keepdims=True)
+    assert np.allclose(AutoContrast()(image), 255 * (image - low) / (high - low), atol=1e-3)
+
+
+def test_the_views_of_the_paper():
+    views = intensity_views(1.6)
+    assert [type(view) for view in views] == [AutoContrast, Brightness, Sharpness]
+    assert [getattr(view, "factor", None) for view in views] == [None, 1.6, 1.6]
+    assert [getattr(view, "factor", None) for view in intensity_views()] == [None, 1.3, 1.3]
+
+
+@pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf"), "1.3", None, True, [1.3]], ids=repr)
+@pytest.mark.parametrize("kind", [Brightness, Sharpness, intensity_views])
+def test_factors_that_are_none_are_refused_in_one_line(kind, factor):
+    with pytest.raises(KWTLError, match="factor") as error:
+        kind(factor)
+    assert one_line(error)
+
+
+# --- every transform --------------------------------------------------------------------------------------------------
+
+EVERY = [AutoContrast(), Brightness(), Sharpness(), EqualizeHistogram(), PseudoLabel(20), PseudoLabel(method="kmeans")]
+every = pytest.mark.parametrize("transform", EVERY, ids=lambda transform: type(transform).__name__)
+
+
+@every
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "float32", "float64"])
+def test_the_kind_of_array_and_the_values_do_not_depend_on_what_comes_in(rng, transform, dtype):
+    pixels = noise(rng, 2, 20, 51)
+    expected = transform(pixels)
+    array = pixels.astype(dtype)
+    tensor = torch.from_numpy(array)
+    for image in (array, tensor, tensor[:, ::1], MetaTensor(tensor)):
+        result = transform(image)
+        assert type(result) is type(image)
+        assert np.array_equal(np.asarray(result), expected) and np.asarray(result).dtype == expected.dtype
+
+
+@every
+def test_memory_layout_does_not_matter(rng, transform):
+    pixels = noise(rng, 51, 20, 2)
+    turned = pixels.T  # neither contiguous nor writeable
+    turned.flags.writeable = False
+    expected = transform(np.ascontiguousarray(turned))
+    assert np.array_equal(transform(turned.astype(np.float32)), expected)
+    assert np.array_equal(transform(torch.from_numpy(pixels).permute(2, 1, 0)), expected)
+
+
+@every
+def test_meta_data_is_kept_and_not_shared(rng, transform):
+    affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0], dtype=torch.float64))
+    meta = {"filename_or_obj": "images/a.png", "page": 3}
+    image = MetaTensor(torch.from_numpy(noise(rng, 1, 20, 51)), affine=affine, meta=meta)
+    result = transform(image)
+    assert result.meta["filename_or_obj"] == "images/a.png" and result.meta["page"] == 3
+    assert torch.equal(result.affine, affine)
+    result.meta["page"] = 4
+    assert image.meta["page"] == 3
+
+
+@every
+@pytest.mark.parametrize("size", [(20, 51), (2, 9)], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_image_itself_is_left_alone(rng, transform, size, dtype):
+    pixels = noise(rng, 1, *size).astype(dtype)
+    for image in (pixels.copy(), torch.from_numpy(pixels.copy()), MetaTensor(torch.from_numpy(pixels.copy()))):
+        result = transform(image)
+        result[...] = 7  # were it a view of the image, that would change
+        assert np.array_equal(np.asarray(image), pixels)
+
+
+@every
+@pytest.mark.parametrize("shape", [(0, 4, 5), (1, 0, 5), (1, 4, 0), (1, 0, 0)], ids=str)
+def test_nothing_stays_nothing(transform, shape):
+    assert transform(np.zeros(shape, dtype=np.uint8)).shape == shape
+
+
+@every
+@pytest.mark.parametrize("shape", [(4, 5), (1, 1, 4, 5), (5,)], ids=str)
+@pytest.mark.parametrize("kind", [np.zeros, torch.zeros])
+def test_other_shapes_are_refused_in_one_line(transform, shape, kind):
+    with pytest.raises(KWTLError, match=r"\(C, H, W\)") as error:
+        transform(kind(shape))
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("transform", EVERY[3:], ids=lambda transform: type(transform).__name__)
+def test_nan_is_no_grey_level_and_infinity_is_the_last(transform):
+    image = np.arange(20, dtype=np.float32).reshape(1, 4, 5)
+    image[0, 3, 4] = np.inf
+    assert np.array_equal(transform(image), transform(image.clip(0, 255)))
+    image[0, 1, 1] = np.nan
+    with pytest.raises(KWTLError, match="NaN") as error:
+        transform(image)
+    assert one_line(error)
+
+
+@every
+def test_transforms_travel_to_loader_workers(rng, transform):
+    image = noise(rng, 1, 20, 51)
+    for twin in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
+        assert np.array_equal(twin(image), transform(image))

@@ -6,10 +6,12 @@ import difflib
 import hashlib
 import importlib.metadata
 import inspect
+import io
 import os
-import pickle
+import re
 import sys
 import traceback
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,13 +42,16 @@ __all__ = [
 ]
 
 
-def _root_cause(error: BaseException) -> BaseException | None:
-    """The error that the user can mend, where the chain of causes holds one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, (KWTLError, OSError)):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+def _for_the_user(error: BaseException | None) -> str | None:
+    """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
+    while error is not None:
+        text = str(error)
+        passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
+        if passed_on:  # a data loader's worker passes errors on as the text of their traceback
+            return passed_on[0]
+        if isinstance(error, (KWTLError, OSError)):
+            return text.strip().splitlines()[-1] if "Original Traceback" in text else " ".join(text.split())
+        error = error.__cause__
     return None
 
 
@@ -61,11 +66,11 @@ def one_line_errors() -> None:
         if issubclass(kind, KeyboardInterrupt):
             print("\nstopped; nothing of yours was changed.", file=sys.stderr)
             return
-        cause = _root_cause(error)
-        if cause is None or os.environ.get("KWTL_TRACEBACK"):
+        message = _for_the_user(error)
+        if message is None or os.environ.get("KWTL_TRACEBACK"):
             traceback.print_exception(kind, error, trace)
             return
-        print("error: " + " ".join(str(cause).split()), file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = hook
 
@@ -145,7 +150,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(str(device))
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise KWTLError(f"device {device!r} cannot be used here; use auto, cpu or cuda.") from error
     return chosen
@@ -171,6 +176,20 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def _read_checkpoint(path: Path) -> Any:
+    content = path.read_bytes()
+    try:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load does not look at the check sums
+                if archive.testzip():
+                    raise zipfile.BadZipFile
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch comments on what it is about to refuse
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes raise nearly everything
+        raise KWTLError(f"{path} is not a readable checkpoint (a state_dict saved by torch.save).") from error
+
+
 def load_weights(network: nn.Module, path: str | os.PathLike | None, device: torch.device | str = "cpu") -> nn.Module:
     """Load a checkpoint into a network and move it to a device.
 
@@ -191,17 +210,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
     if path is None:
         return network.to(device)
     path = _existing_checkpoint(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise KWTLError(f"{path} is not a readable checkpoint (a state_dict saved by torch.save).") from error
+    state = _read_checkpoint(path)
     for name in ("model", "network", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise KWTLError(f"{path} holds no state_dict; save the network's weights with torch.save(net.state_dict()).")
     own = network.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    wrong = sorted(own.keys() ^ state.keys(), key=str) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise KWTLError(
             f"{path} belongs to another network: {wrong[0]!r} {'is' if len(wrong) == 1 else 'and others are'} "

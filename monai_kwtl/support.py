@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.region_masks import read_region_masks
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection_file import read_selection
@@ -75,16 +77,18 @@ def read_support(
     if selection is None:
         chosen = labelled(items, labels if labels is not None else "the data set")
         entries = [{"item": item, "label": read_label(item), "known": None} for item in chosen]
-        note = describe_label_values(chosen)
-        if note:
-            logger.info(note)
-        regions = None
+        masks, regions = chosen, None
     else:
         if labels is None:
             raise KWTLError("--selection needs --labels: the folder with the masks of its regions.")
         document = read_selection(selection)
         entries = read_region_masks(document, labels, items)
         regions = document["regions"]
+        paths = sorted(path for path in Path(labels).iterdir() if path.is_file() and has_suffix(path, SUFFIXES))
+        masks = [{"label": str(path), "page": None} for path in paths if not path.name.startswith(".")]
+    note = describe_label_values(masks)
+    if note:
+        logger.info(note)
     support = []
     for entry in entries:
         item = entry["item"]
@@ -128,25 +132,22 @@ def hold_out(support: Sequence[dict[str, Any]], share: float = 0.2, seed: int = 
         seed: of the draw.
 
     Returns:
-        Both parts; the images for training keep some foreground.
+        Both parts, each with some foreground: without it training has nothing to find, and the held-out part would
+        favour a network that finds nothing. All for training where fewer than two images have any.
 
     Raises:
         KWTLError: when the share is out of range.
     """
-    if not isinstance(share, (int, float)) or not 0 <= share <= 0.5:
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 0.5:
         raise KWTLError(f"held_out must be between 0 and 0.5, got {share!r}.")
-    if not share or len(support) < FEWEST_TO_HOLD_OUT:
+    order = [support[index] for index in np.random.default_rng(seed).permutation(len(support))]
+    filled = [place for place, entry in enumerate(order) if entry["label"].any()]
+    if not share or len(support) < FEWEST_TO_HOLD_OUT or len(filled) < 2:
         return Parts(list(support), [])
-    count = max(1, round(share * len(support)))
-    order = np.random.default_rng(seed).permutation(len(support))
-    aside = set(order[:count].tolist())
-    parts = Parts(
-        [entry for index, entry in enumerate(support) if index not in aside],
-        [entry for index, entry in enumerate(support) if index in aside],
-    )
-    if not any(entry["label"].any() for entry in parts.train):
-        return Parts(list(support), [])
-    return parts
+    # one with foreground to the front, from which the held-out ones are taken, and one to the end
+    order = [order[filled[0]], *(e for p, e in enumerate(order) if p not in (filled[0], filled[-1])), order[filled[-1]]]
+    aside = {id(entry) for entry in order[: max(1, round(share * len(support)))]}
+    return Parts([e for e in support if id(e) not in aside], [e for e in support if id(e) in aside])
 
 
 def loss_function(foreground_weight: str | float, dataset: Any) -> ForegroundWeightedBCE:

@@ -1,0 +1,48 @@
+"""The command line ``kwtl``: all that is not a bundle run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from monai_kwtl import __version__
+from monai_kwtl.bundle import one_line_errors
+
+__all__ = ["main"]
+
+# name of each command: the module whose ``add_arguments(parser)`` and ``run(options)`` make it, and what it does
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("monai_kwtl.commands.doctor", "say whether this installation works, and what to mend"),
+    "data": ("monai_kwtl.commands.data", "say what is found in a folder of images, and what cannot be read"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with status 1, as all of KWTL does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser; only the arguments of ``command`` are filled in, so that a command loads what it needs alone."""
+    parser = _Parser(prog="kwtl", description="Knowing what to label in microscopy images.")
+    parser.add_argument("--version", action="version", version=f"kwtl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        child = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            importlib.import_module(module).add_arguments(child)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Errors that the user can mend become one line."""
+    one_line_errors()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = next((word for word in given if word in COMMANDS), None)
+    options = build_parser(command).parse_args(given)
+    return int(importlib.import_module(COMMANDS[options.command][0]).run(options) or 0)

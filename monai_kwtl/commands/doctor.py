@@ -1,0 +1,83 @@
+"""``kwtl doctor``: whether this installation works, and what to mend."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+
+from monai_kwtl.bundle import bundle_root, choose_device, load_weights
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers import native_bfloat16
+from monai_kwtl.networks import FCRN
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+Finding = tuple[str, str, str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the bundle is."""
+    parser.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
+
+
+def packages() -> list[Finding]:
+    """Whether each package that monai-kwtl needs is there in a version that it takes."""
+    found: list[Finding] = []
+    for requirement in map(Requirement, importlib.metadata.requires("monai-kwtl") or []):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found.append((WRONG, requirement.name, f"is not installed: pip install '{requirement}'"))
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        mend = "" if fits else f": pip install '{requirement}'"
+        found.append((OK if fits else WRONG, requirement.name, version + mend))
+    return found
+
+
+def machine() -> list[Finding]:
+    """What computes, and whether results can be written here."""
+    device = choose_device()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    fast = "bfloat16" if native_bfloat16(device) else "float32 (no native bfloat16)"
+    found = [
+        (OK, "Python", platform.python_version()),
+        (OK if device.type == "cuda" else NOTE, "device", f"{device.type}, {where}, {fast}"),
+    ]
+    try:
+        with tempfile.TemporaryFile(dir="."):
+            found.append((OK, "current folder", "can be written"))
+    except OSError as error:
+        found.append((NOTE, "current folder", f"cannot be written ({error.strerror}): give --output_dir elsewhere"))
+    return found
+
+
+def bundle(root: str | os.PathLike) -> list[Finding]:
+    """Whether the bundle and its weights are there and belong together."""
+    if not Path(root, "configs", "metadata.json").is_file():
+        return [(WRONG, "bundle", f"no bundle in {root}: go to the folder of the project, or give --bundle")]
+    weights = Path(root, "models", "model.pt")
+    try:
+        load_weights(FCRN(), weights)
+    except KWTLError as error:
+        return [(OK, "bundle", str(root)), (WRONG, "weights", str(error))]
+    return [(OK, "bundle", str(root)), (OK, "weights", str(weights))]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each finding; status 1 where something is wrong."""
+    findings = [*machine(), *packages(), *bundle(options.bundle or bundle_root())]
+    width = max(len(name) for _, name, _ in findings)
+    for verdict, name, detail in findings:
+        print(f"{verdict:<6}{name:<{width + 2}}{detail}")
+    wrong = sum(verdict == WRONG for verdict, _, _ in findings)
+    print(f"{wrong} to mend, see above" if wrong else "everything works")
+    return int(wrong > 0)

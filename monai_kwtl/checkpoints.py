@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_kwtl.bundle import file_sha256
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_whole_number
 
 __all__ = ["StageCheckpoint", "remove_unfinished", "save_atomically"]
 
@@ -85,8 +85,7 @@ class StageCheckpoint:
         every: int = 50,
         writes: bool = True,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise KWTLError(f"checkpoint_every must be a whole number, at least 1, got {every!r}.")
+        check_whole_number("checkpoint_every", every, 1)
         self.path, self.objects, self.every, self.writes = Path(path), dict(objects), every, writes
         self.resume, self.overwrite = resume, overwrite
         text = json.dumps(settings, sort_keys=True, default=str)

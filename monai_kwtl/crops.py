@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from monai_kwtl.crop_images import Box, CropImage, cut, draw_start
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.scoring import normalize
 from monai_kwtl.windows import WindowGrid
 
@@ -38,11 +38,6 @@ def prepare_crops(
     label = batchdata["label"].masked_fill(~batchdata["known"], -1.0)
     to = {"device": device, "non_blocking": non_blocking, **kwargs}
     return batchdata["image"].to(**to), label.to(**to)
-
-
-def _whole_number(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise KWTLError(f"{name} must be a whole number, at least {low}, got {value!r}.")
 
 
 class CropDataset(Dataset):
@@ -102,10 +97,10 @@ class CropDataset(Dataset):
         self.steps, self.start_step, self.size, self.batch_size = steps, start_step, size, batch_size
         self.augment, self.require_known = augment, require_known
         for name, low in (("steps", 1), ("start_step", 0), ("size", 1), ("batch_size", self.world_size), ("shift", 0)):
-            _whole_number(name, getattr(self, name), low)
+            check_whole_number(name, getattr(self, name), low)
         self.seed = tuple(np.atleast_1d(seed).tolist())
         for part in self.seed:
-            _whole_number("seed", part, 0)
+            check_whole_number("seed", part, 0)
         self.images = [CropImage.from_item(item, size, require_known) for item in data]
         # an image without a known pixel has no box, or boxes of weight 0, and is never drawn
         self._boxes = [(number, box) for number, image in enumerate(self.images) for box in image.boxes]
@@ -213,7 +208,7 @@ class GridCropDataset(CropDataset):
         world_size: int | None = None,
     ) -> None:
         super().__init__(data, 1, start_step, size, batch_size, seed, augment, rank=rank, world_size=world_size)
-        _whole_number("epochs", epochs, 1)
+        check_whole_number("epochs", epochs, 1)
         places = (place for number in range(len(self.images)) for place in self._grid(number, step))
         self.places = list(dict.fromkeys(places))  # overlapping regions can have a crop in common
         self.steps_per_epoch = -(-len(self.places) // batch_size)

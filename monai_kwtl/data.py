@@ -104,12 +104,15 @@ def scan_images(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=name_and_page)
 
 
-def load_pool(dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+def load_pool(
+    dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None, with_labels: bool = True
+) -> list[dict[str, Any]]:
     """The readable images of a data set: :func:`find_images`, then :func:`scan_images`.
 
     Args:
         dataset_dir: folder of the images.
         labels: folder of the masks; None takes ``<dataset_dir>/labels`` where that holds any.
+        with_labels: False looks for no masks at all, as everything does that chooses or needs none.
 
     Returns:
         The items, as :func:`scan_images` gives them.
@@ -117,7 +120,7 @@ def load_pool(dataset_dir: str | os.PathLike, labels: str | os.PathLike | None =
     Raises:
         KWTLError: as both do.
     """
-    return scan_images(find_images(dataset_dir, labels))
+    return scan_images(find_images(dataset_dir, labels, with_labels))
 
 
 def read_image(item: Mapping[str, Any], rescale: Sequence[float] | None = None) -> np.ndarray:

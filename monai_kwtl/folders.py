@@ -49,13 +49,16 @@ def _images_of(folder: Path, what: str, knob: str) -> list[Path]:
     return images
 
 
-def find_images(dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+def find_images(
+    dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None, with_labels: bool = True
+) -> list[dict[str, Any]]:
     """List the images of a data set and match masks to them by base name; no file is opened.
 
     Args:
         dataset_dir: a folder with an ``images`` folder in it, which then counts alone, or a flat folder of images.
             Sub-folders, hidden files and files of other kinds are passed over.
         labels: folder of masks. None takes ``<dataset_dir>/labels`` where that holds any.
+        with_labels: False looks for no masks at all, so that nothing about them can matter.
 
     Returns:
         Dicts of ``image`` (path), ``name`` (posix path relative to ``dataset_dir``), ``page`` (None, until
@@ -74,6 +77,8 @@ def find_images(dataset_dir: str | os.PathLike, labels: str | os.PathLike | None
     folder = root / "images" if inner else root
     paths = _images_of(folder, "images", "--dataset_dir")
     items = [{"image": str(path), "name": path.relative_to(root).as_posix(), "page": None} for path in paths]
+    if not with_labels:
+        return sorted(items, key=name_and_page)
     if labels is None:
         label_dir = root / "labels"
         masks = _list(label_dir, "masks", "--labels")[0] if label_dir.is_dir() else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from monai.handlers import ValidationHandler
 from torch import nn
 
 from monai_kwtl.data import describe_label_values, read_image, read_label
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.metrics import overlap, summarize
@@ -163,7 +164,7 @@ def loss_function(foreground_weight: str | float, dataset: Any) -> ForegroundWei
     if foreground_weight == "crop":
         return ForegroundWeightedBCE()
     weight = dataset.positive_weight() if foreground_weight == "dataset" else foreground_weight
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
         raise KWTLError(f"foreground_weight must be crop, dataset or a number above 0, got {foreground_weight!r}.")
     return ForegroundWeightedBCE(per="dataset", pos_weight=float(weight))
 
@@ -253,9 +254,13 @@ class HeldOutValidation(ValidationHandler):
         validator: its ``state.metrics["mean_iou"]`` decides.
         best: keeps the weights.
         log: has the TensorBoard writer.
+
+    Raises:
+        KWTLError: when the interval is not a whole number, at least 1.
     """
 
     def __init__(self, interval: int, validator: Evaluator, best: BestWeights, log: TuningLog) -> None:
+        check_whole_number("validate_every", interval, 1)
         super().__init__(interval=interval, validator=validator, epoch_level=False)
         self.best, self.log = best, log
 

@@ -225,6 +225,6 @@ def test_the_command_of_the_readme_gives_the_same_weights_in_a_process_that_shar
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIGS / "train.json"]
     for name, value in (knobs("train", place) | {"output_dir": tmp_path / "out"}).items():
         command += [f"--{name}", str(value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
     assert_same(weights(tmp_path / "out"), weights(whole("train")))

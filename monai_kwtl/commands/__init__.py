@@ -1,1 +1,1 @@
-"""Commands of ``kwtl``: each module has ``add_arguments(parser)`` and ``run(options)``, which returns an exit status."""
+"""Commands of ``kwtl``: each module has ``add_arguments(parser)`` and ``run(options)``, giving the exit status."""

@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of the support tuning")
     parser.add_argument("--pretext_steps", type=int, default=400)
+    parser.add_argument("--sources", nargs="*", default=None, help="data sets to meta-train on; default: all others")
+    parser.add_argument("--meta_epochs", type=int, default=15, help="0 begins with the weights of --ckpt as they are")
     parser.add_argument("--ckpt", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
@@ -94,9 +96,19 @@ def main() -> None:
     chain = Chain(output)
     pseudo = {name: overlay[name] for name in ("threshold", "fraction", "polarity") if name in overlay}
     chain.measure("shipped weights", options.ckpt, output / "test", bare, 0.0)
+    start = options.ckpt
+    if options.meta_epochs:
+        names = options.sources or [d.name for d in sorted(data.iterdir()) if (d / "labels").is_dir() and d != source]
+        meta = output / "meta_train"
+        seconds = chain.run(
+            "meta_train", meta, sources=[str((data / name).resolve()) for name in names], ckpt=options.ckpt,
+            meta_epochs=options.meta_epochs, crop=128, most_images=40, seed=options.seed, resume=True, overwrite=True,
+        )  # fmt: skip
+        start = meta / "model.pt"
+        chain.measure(f"meta-training on {', '.join(names)}", start, output / "test", bare, seconds)
     pretext = output / "pretext"
     seconds = chain.run(
-        "pretext", pretext, dataset_dir=bare, ckpt=options.ckpt, steps=options.pretext_steps, seed=options.seed,
+        "pretext", pretext, dataset_dir=bare, ckpt=start, steps=options.pretext_steps, seed=options.seed,
         resume=True, overwrite=True, **pseudo,
     )  # fmt: skip
     chain.measure("pretext", pretext / "model.pt", output / "test", bare, seconds)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole way on a labelled data set, with its true masks as a simulated annotator:
-# pretext, select, masks of the selected regions, train, evaluate on a held-out fifth; IoU after each stage.
+# meta-training on the other data sets, pretext, select, masks of the selected regions, train, evaluate on a held-out fifth; IoU after each stage.
 #   scripts/chain.sh ssTEM|TNBC|B39|B5 [--shots 3] [--strategy top_k] [--seed 0] [--output DIR] ...
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null

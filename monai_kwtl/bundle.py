@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.metadata
-import inspect
 import io
 import os
 import re
@@ -19,11 +17,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from monai_kwtl import __version__
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.knobs import check_running_knobs, running, true_or_false
+from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
 
 __all__ = [
@@ -32,9 +32,9 @@ __all__ = [
     "file_sha256",
     "is_main_process",
     "load_weights",
+    "not_finite",
     "one_line_errors",
     "place",
-    "reject_unknown_knobs",
     "score_settings",
     "start",
     "true_or_false",
@@ -49,8 +49,14 @@ def _for_the_user(error: BaseException | None) -> str | None:
         passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
         if passed_on:  # a data loader's worker passes errors on as the text of their traceback
             return passed_on[0]
+        if isinstance(error, OSError) and error.strerror:
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return f"{where}{error.strerror}; mend that, or choose another place"
         if isinstance(error, (KWTLError, OSError)):
             return text.strip().splitlines()[-1] if "Original Traceback" in text else " ".join(text.split())
+        # torch has a class for the memory of a GPU only
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
+            return "the memory does not suffice; use a smaller --tile, in training a smaller --crop or --batch_size"
         error = error.__cause__
     return None
 
@@ -58,7 +64,8 @@ def _for_the_user(error: BaseException | None) -> str | None:
 def one_line_errors() -> None:
     """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
 
-    Those are :class:`KWTLError` and what the operating system refuses (``OSError``), also where MONAI wrapped them.
+    Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
+    MONAI wrapped them.
     Everything else is a bug and keeps its traceback, as all errors do where ``KWTL_TRACEBACK`` is set.
     """
 
@@ -75,62 +82,18 @@ def one_line_errors() -> None:
     sys.excepthook = hook
 
 
-def _running(kind: type, variable: str) -> Any:
-    """The innermost value of a local variable of that name and type among the callers; None where there is none."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        value = frame.f_locals.get(variable)
-        if isinstance(value, kind):
-            return value
-        frame = frame.f_back
-    return None
-
-
-def reject_unknown_knobs() -> None:
-    """Raise for an override that the running config does not know, naming the nearest knob.
-
-    MONAI accepts any ``--name value`` and goes on with the default of the knob that was meant. Called from a config's
-    ``initialize``, this compares the keys of the running workflow with those of its files.
-
-    Raises:
-        KWTLError: for the first unknown key.
-    """
-    workflow = _running(ConfigWorkflow, "self")
-    files = _running((str, list, tuple), "config_file")
-    if workflow is None or files is None:
-        return
-    known = set(ConfigParser.load_config_files(files))
-    given = {str(key) for key in workflow.parser.get()} - {"_meta_"}
-    for key in sorted(given - known):
-        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-        hint = f"did you mean --{near[0]}?" if near else f"the knobs are described in {files} under _desc_."
-        raise KWTLError(f"unknown option --{key}; {hint}")
-
-
 def start() -> None:
-    """Begin a stage: errors become one line, and unknown options are refused."""
+    """Begin a stage: errors become one line, and options that are unknown or make no sense are refused."""
     one_line_errors()
-    reject_unknown_knobs()
+    check_running_knobs()
 
 
 def bundle_root() -> str:
     """Folder of the running bundle: that of the running config, else the current folder or ``bundles/kwtl``."""
-    workflow = _running(ConfigWorkflow, "self")
+    workflow = running(ConfigWorkflow, "self")
     if workflow is not None:
         return str(Path(workflow.config_root_path).parent)
     return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
-
-
-def true_or_false(value: Any, name: str) -> bool:
-    """Return a knob as a truth value.
-
-    Raises:
-        KWTLError: for anything but true and false, their spellings in other cases, 0 and 1.
-    """
-    spelled = {"true": True, "false": False, "1": True, "0": False}
-    if str(value).lower() not in spelled:
-        raise KWTLError(f"{name} must be true or false, got {value!r}.")
-    return spelled[str(value).lower()]
 
 
 def is_main_process() -> bool:
@@ -152,7 +115,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(str(device))
         torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise KWTLError(f"device {device!r} cannot be used here; use auto, cpu or cuda.") from error
+        others = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu, there is no CUDA here"
+        raise KWTLError(f"device {device!r} cannot be used here; use {others}.") from error
     return chosen
 
 
@@ -187,7 +151,9 @@ def _read_checkpoint(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch comments on what it is about to refuse
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes raise nearly everything
-        raise KWTLError(f"{path} is not a readable checkpoint (a state_dict saved by torch.save).") from error
+        raise KWTLError(
+            f"{path} is not a readable checkpoint (a state_dict saved by torch.save); copy it anew, or choose another."
+        ) from error
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike | None, device: torch.device | str = "cpu") -> nn.Module:
@@ -223,11 +189,17 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
             f"{path} belongs to another network: {wrong[0]!r} {'is' if len(wrong) == 1 else 'and others are'} "
             f"not the same as in {type(network).__name__}; choose its checkpoint, or change network_def."
         )
-    broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if broken:
-        raise KWTLError(f"{path} holds values that are not finite, first in {broken[0]!r}; its training diverged.")
+    if broken := not_finite(state):
+        raise KWTLError(
+            f"{path} holds values that are not finite, first in {broken[0]!r}; its training diverged: choose another."
+        )
     network.load_state_dict(state)
     return network.to(device)
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors of a state dict that hold NaN or infinity."""
+    return [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
 
 
 def versions() -> dict[str, str]:
@@ -249,6 +221,9 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
         dataset_dir: folder of images; None stands for the simulated demo pool, which is made on first use.
         output_dir: folder for results; None is ``output/<name of the data set>/<stage>``.
         stage: name of the stage.
+
+    Raises:
+        KWTLError: when results would be written among the images, and be taken for images by the next run.
     """
     if dataset_dir is None:
         output = Path("output/demo", stage) if output_dir is None else Path(str(output_dir))
@@ -257,7 +232,15 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
         return Place(pool, output)
     dataset = Path(str(dataset_dir))
     name = dataset.resolve().name or "images"
-    return Place(dataset, Path("output", name, stage) if output_dir is None else Path(str(output_dir)))
+    output = Path("output", name, stage) if output_dir is None else Path(str(output_dir))
+    images = dataset / "images" if (dataset / "images").is_dir() else dataset
+    if output.is_dir() and images.is_dir() and output.samefile(images) and _holds_images(images):
+        raise KWTLError(f"{output} is the folder of the images themselves; choose another --output_dir.")
+    return Place(dataset, output)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(has_suffix(path, SUFFIXES) for path in folder.iterdir())
 
 
 def score_settings(

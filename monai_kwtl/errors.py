@@ -1,11 +1,12 @@
-"""The one exception that means: the input is wrong, and here is what to do about it."""
+"""The one exception that means: the input is wrong, and here is what to do about it; and checks that raise it."""
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["KWTLError", "check_whole_number"]
+__all__ = ["KWTLError", "check_number", "check_whole_number"]
 
 
 class KWTLError(ValueError):
@@ -20,3 +21,16 @@ def check_whole_number(name: str, value: Any, low: int) -> None:
     """Raise a :class:`KWTLError` unless ``value`` is a whole number (of Python or NumPy), at least ``low``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise KWTLError(f"{name} must be a whole number, at least {low}, got {value!r}.")
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:
+    """Return ``value`` as a float where it is a finite number from ``low`` (or above it) to ``high``.
+
+    Raises:
+        KWTLError: for anything else; text, truth values and NaN are no numbers.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if not number or not low <= value <= high or (above and value == low):
+        limits = f"above {low:g}" if above else f"from {low:g} on" if high == math.inf else f"from {low:g} to {high:g}"
+        raise KWTLError(f"{name} must be a number {limits}, got {value!r}.")
+    return float(value)

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
 
 __all__ = ["AutocastInferer", "TiledInferer", "native_bfloat16"]
@@ -42,13 +42,13 @@ class TiledInferer(Inferer):
             (see :func:`native_bfloat16`). The logits are float32 again.
 
     Raises:
-        KWTLError: when the tile is smaller than the stride.
+        KWTLError: when the tile is smaller than the stride, or a number is not whole.
     """
 
     def __init__(self, tile: int = 1536, halo: int = 32, stride: int | None = None, amp: bool | None = False) -> None:
         super().__init__()
-        if tile < (stride or 1) or halo < 0:
-            raise KWTLError(f"tile must be at least the network's stride and halo not negative, got {tile} and {halo}.")
+        check_whole_number("tile", tile, stride or 1)
+        check_whole_number("halo", halo, 0)
         self.tile, self.halo, self.stride, self.amp = tile, halo, stride, amp
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:

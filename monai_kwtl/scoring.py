@@ -201,7 +201,8 @@ class ScoreMapInferer(Inferer):
         super().__init__()
         if measure not in MEASURES:
             raise KWTLError(f"unknown measure {measure!r}; use one of {', '.join(MEASURES)}.")
-        if isinstance(views, str) and views not in ("intensity", "affine"):
+        named = isinstance(views, str) and views in ("intensity", "affine")
+        if not named and (isinstance(views, str) or not isinstance(views, Sequence) or not all(map(callable, views))):
             raise KWTLError(f"unknown views {views!r}; use intensity or affine.")
         if not isinstance(views, str):
             self.views: Sequence[Callable] = views

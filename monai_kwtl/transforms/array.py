@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from monai.utils import TransformBackends, convert_data_type, convert_to_dst_typ
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 
 __all__ = ["AutoContrast", "Brightness", "EqualizeHistogram", "PseudoLabel", "Sharpness", "intensity_views"]
 
@@ -39,12 +37,6 @@ def _like(result: NdarrayOrTensor, img: NdarrayOrTensor, dtype: type | torch.dty
     """The result as the same kind of array as the input, with the input's meta data, not that of MONAI's transforms."""
     plain = torch.as_tensor(result).as_subclass(torch.Tensor)
     return convert_to_dst_type(plain, dst=img, dtype=dtype)[0]
-
-
-def _factor(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < math.inf:
-        raise KWTLError(f"{name} must be a number from 0 on, got {value!r}.")
-    return float(value)
 
 
 class EqualizeHistogram(Transform):
@@ -113,16 +105,16 @@ class PseudoLabel(Transform):
             raise KWTLError(f"polarity must be dark or bright, got {polarity!r}.")
         if method not in ("equalize", "kmeans", "otsu"):
             raise KWTLError(f"method must be equalize, kmeans or otsu, got {method!r}.")
-        if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 0:
-            raise KWTLError(f"iterations must be a whole number from 0 on, got {iterations!r}.")
+        check_whole_number("iterations", iterations, 0)
         given = (threshold is not None) + (fraction is not None)
         if method == "equalize" and given != 1:
-            raise KWTLError("method equalize needs one of threshold (0 to 255) and fraction (0 to 1).")
+            found = "both" if given else "neither"
+            raise KWTLError(f"method equalize needs one of threshold (0 to 255) and fraction (0 to 1), got {found}.")
         if method != "equalize" and given:
             raise KWTLError(f"threshold and fraction are for method equalize, not for {method}.")
-        if threshold is not None and not 0 <= _factor(threshold, "threshold") <= 255:
-            raise KWTLError(f"threshold must be between 0 and 255, got {threshold!r}.")
-        if fraction is not None and not 0 < _factor(fraction, "fraction") < 1:
+        if threshold is not None:
+            check_number("threshold", threshold, 0, 255)
+        if fraction is not None and not 0 < check_number("fraction", fraction, 0) < 1:
             raise KWTLError(f"fraction must be between 0 and 1, got {fraction!r}.")
         if fraction is not None:
             threshold = 255.0 * (fraction if polarity == "dark" else 1.0 - fraction)
@@ -203,7 +195,7 @@ class Brightness(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, factor: float = 1.3) -> None:
-        self.factor = _factor(factor, "the factor of brightness")
+        self.factor = check_number("the factor of brightness", factor, 0)
         top = 255.0 / self.factor if self.factor else 1.0
         self._scale = ScaleIntensityRange(0.0, top, 0.0, 255.0 if self.factor else 0.0, clip=True)
 
@@ -228,7 +220,7 @@ class Sharpness(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, factor: float = 1.3) -> None:
-        self.factor = _factor(factor, "the factor of sharpness")
+        self.factor = check_number("the factor of sharpness", factor, 0)
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the view, float32 in [0, 255], same shape and kind of array as ``img`` (C, H, W)."""

@@ -269,7 +269,7 @@ def test_stages_are_plain_arrays_whatever_comes_in(rng):
         ({}, "threshold"),
         ({"threshold": 20, "fraction": 0.2}, "one of threshold"),
         ({"threshold": -1}, "threshold"),
-        ({"threshold": 256}, "between 0 and 255"),
+        ({"threshold": 256}, "from 0 to 255"),
         ({"threshold": float("nan")}, "threshold"),
         ({"threshold": "20"}, "threshold"),
         ({"threshold": True}, "threshold"),

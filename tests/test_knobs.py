@@ -1,0 +1,97 @@
+"""Flat knobs: which values a stage takes, which it refuses before it computes anything, and the words for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stage_process import CONFIGS
+
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number
+from monai_kwtl.knobs import _CHECKS, check_knobs, true_or_false
+
+STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json"]
+
+
+@pytest.mark.parametrize("config", STAGES, ids=lambda path: path.stem)
+def test_defaults_are_accepted(config: Path):
+    check_knobs(json.loads(config.read_text()))
+
+
+def test_every_checked_name_is_a_knob_of_some_stage():
+    names = {name for config in STAGES for name in json.loads(config.read_text())["_desc_"]}
+    assert set(_CHECKS) <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("seed", -1, "seed must be a whole number, at least 0, got -1"),
+        ("seed", True, "got True"),
+        ("steps", None, "got None"),
+        ("steps", 2.0, "got 2.0"),
+        ("tile", "1e3", "got '1e3'"),
+        ("learning_rate", 0, "learning_rate must be a number above 0, got 0"),
+        ("learning_rate", float("inf"), "got inf"),
+        ("learning_rate", False, "got False"),
+        ("weight_decay", -1e-9, "weight_decay must be a number from 0 on, got -1e-09"),
+        ("psi", "nan", "got 'nan'"),
+        ("report", "yes", "report must be true or false, got 'yes'"),
+        ("amp", 2, "amp must be auto, true or false, got 2"),
+        ("adapt_norm", "batch", "adapt_norm must be true or false, got 'batch'"),
+        ("labels", 7, r"labels must be a path, got the number 7; put \./ before a name like that\.$"),
+        ("labels", True, r"labels must be a path, got True\.$"),
+        ("labels", ["a", "b"], r"labels must be a path, got \['a', 'b'\]\.$"),
+    ],
+)
+def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words):
+    with pytest.raises(KWTLError, match=f"^{name} must be .*{words.removeprefix(name + ' must be ')}"):
+        check_knobs({"stage": "any", name: value})
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"seed": 0, "steps": np.int64(3), "learning_rate": 1, "weight_decay": 0, "psi": 1.6},
+        {"report": "False", "resume": 1, "amp": "auto", "adapt_norm": "transductive"},
+        {"labels": None, "ckpt": Path("model.pt"), "dataset_dir": "2023"},
+        {"crop": "$256 if @schedule == 'paper' else 128", "steps": "@epochs"},
+        {"of another kind": -1, "threshold": "left to the stage"},
+    ],
+)
+def test_what_makes_sense_passes(knobs):
+    check_knobs(knobs)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("FALSE", False), (0, False), (1, True), (True, True)])
+def test_truth_has_several_spellings(value, expected):
+    assert true_or_false(value, "report") is expected
+
+
+def test_numbers_are_returned_as_floats():
+    assert check_number("share", np.float32(0.5), 0, 1) == 0.5
+    assert type(check_number("share", 1, 0, 1)) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "words"),
+    [
+        (1.5, {"low": 0, "high": 1}, "share must be a number from 0 to 1, got 1.5."),
+        (-0.1, {"low": 0, "high": 1}, "share must be a number from 0 to 1, got -0.1."),
+        (2, {"low": 2, "above": True}, "share must be a number above 2, got 2."),
+        (float("nan"), {"low": 0}, "share must be a number from 0 on, got nan."),
+        (10**400, {"low": 0, "high": 1}, "share must be a number from 0 to 1, got 1000"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(value, limits, words):
+    with pytest.raises(KWTLError) as error:
+        check_number("share", value, **limits)
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize("value", [0, 1.0, "1", None, True, float("nan")])
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(KWTLError, match="count must be a whole number, at least 1, got "):
+        check_whole_number("count", value, 1)

@@ -47,9 +47,9 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The items of one file, one a page, and what of it cannot be read."""
-    found, broken = [], []
+def _scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str], int]:
+    """The items of one file, one a page, what of it cannot be read, and how many pages are of one colour."""
+    found, broken, plain = [], [], 0
     name = item["name"]
     try:
         with open_image(item["image"]) as file:
@@ -61,13 +61,15 @@ def _scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]
                 try:
                     if height * width <= DECODE_LIMIT:
                         with with_a_reason():
-                            height, width = checked(file.read(page)).shape[:2]
+                            pixels = checked(file.read(page))
+                        height, width = pixels.shape[:2]
+                        plain += bool((pixels == pixels[0, 0]).all())
                     found.append({**item, "page": page, "sha256": digest, "height": int(height), "width": int(width)})
                 except UnreadableError as error:
                     broken.append(f"{name} ({error})" if page is None else f"{name} page {page} ({error})")
     except UnreadableError as error:
         broken.append(f"{name} ({error})")
-    return found, broken
+    return found, broken, plain
 
 
 def scan_images(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -91,21 +93,29 @@ def scan_images(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     # the decoders let go of the interpreter while they work; map keeps the order
     with quiet, ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
         results = list(threads.map(_scan_file, items))
-    found = [item for readable, _ in results for item in readable]
-    broken = [reason for _, reasons in results for reason in reasons]
+    found = [item for readable, _, _ in results for item in readable]
+    broken = [reason for _, reasons, _ in results for reason in reasons]
     named = ", ".join(broken[:NAMED_AT_MOST])
     if len(broken) > NAMED_AT_MOST:
         named += f", and {len(broken) - NAMED_AT_MOST} more"
     if not found:
-        raise KWTLError(f"none of the {len(broken)} images can be read: {named}." if broken else "there are no images.")
+        if not broken:
+            raise KWTLError("there are no images.")
+        what = "the only image cannot" if len(broken) == 1 else f"none of the {len(broken)} images can"
+        raise KWTLError(f"{what} be read: {named}; give other files, or save them anew as PNG or TIFF.")
     if broken:
         total = len(found) + len(broken)
         logger.warning(f"{len(broken)} of {total} images cannot be read and are left out: {named}")
+    if sum(plain for _, _, plain in results) == len(found):
+        logger.warning(f"every image is of one grey value, such as {found[0]['name']}: were they exported right?")
     return sorted(found, key=name_and_page)
 
 
 def load_pool(
-    dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None, with_labels: bool = True
+    dataset_dir: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    with_labels: bool = True,
+    knob: str = "--dataset_dir",
 ) -> list[dict[str, Any]]:
     """The readable images of a data set: :func:`find_images`, then :func:`scan_images`.
 
@@ -113,6 +123,7 @@ def load_pool(
         dataset_dir: folder of the images.
         labels: folder of the masks; None takes ``<dataset_dir>/labels`` where that holds any.
         with_labels: False looks for no masks at all, as everything does that chooses or needs none.
+        knob: the option that names ``dataset_dir``, for messages.
 
     Returns:
         The items, as :func:`scan_images` gives them.
@@ -120,7 +131,7 @@ def load_pool(
     Raises:
         KWTLError: as both do.
     """
-    return scan_images(find_images(dataset_dir, labels, with_labels))
+    return scan_images(find_images(dataset_dir, labels, with_labels, knob))
 
 
 def read_image(item: Mapping[str, Any], rescale: Sequence[float] | None = None) -> np.ndarray:

@@ -101,7 +101,8 @@ class EvaluationSaver:
                 f"{self.output_dir / SUMMARY_NAME} already exists: choose another --output_dir or add --overwrite true"
             )
         try:
-            (self.output_dir / "errors").mkdir(parents=True, exist_ok=True)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            (self.output_dir / "errors").mkdir(exist_ok=True)
         except OSError as error:
             raise KWTLError(f"cannot write to {output_dir} ({error.strerror}); choose another --output_dir") from error
         self.names = mask_file_names(self.items)
@@ -150,7 +151,9 @@ class EvaluationSaver:
         self._write(SUMMARY_NAME, json.dumps(document, indent=2, sort_keys=True, default=str) + "\n")
         if self.tensorboard:
             self._draw(ordered)
-        note = describe_label_values(self.items)
+        notes = [note] if (note := describe_label_values(self.items)) else []
+        if not any(found.true_positive or found.false_negative for found in self.overlap.values()):
+            notes.append("no label has any foreground: check that the masks were exported right")
         table = [("mean IoU", f"{100 * self.summary['mean_iou']:.1f} %  (std {100 * self.summary['std_iou']:.1f})")]
         table += [
             (name, f"{100 * self.summary[key]:.1f} %")
@@ -158,7 +161,7 @@ class EvaluationSaver:
         ]
         (worst_name, _), worst = ordered[0]
         for line in (
-            *([note] if note else []),
+            *notes,
             f"evaluated {len(rows)} images",
             *format_table(("measure", "value"), table),
             f"lowest IoU: {100 * worst.iou:.1f} % in {worst_name}",

@@ -50,7 +50,10 @@ def _images_of(folder: Path, what: str, knob: str) -> list[Path]:
 
 
 def find_images(
-    dataset_dir: str | os.PathLike, labels: str | os.PathLike | None = None, with_labels: bool = True
+    dataset_dir: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    with_labels: bool = True,
+    knob: str = "--dataset_dir",
 ) -> list[dict[str, Any]]:
     """List the images of a data set and match masks to them by base name; no file is opened.
 
@@ -59,6 +62,7 @@ def find_images(
             Sub-folders, hidden files and files of other kinds are passed over.
         labels: folder of masks. None takes ``<dataset_dir>/labels`` where that holds any.
         with_labels: False looks for no masks at all, so that nothing about them can matter.
+        knob: the option that names ``dataset_dir``, for messages.
 
     Returns:
         Dicts of ``image`` (path), ``name`` (posix path relative to ``dataset_dir``), ``page`` (None, until
@@ -73,9 +77,9 @@ def find_images(
     try:
         inner = (root / "images").is_dir()
     except OSError as error:
-        raise KWTLError(f"cannot look into {root} ({error.strerror}): give another --dataset_dir.") from error
+        raise KWTLError(f"cannot look into {root} ({error.strerror}): give another folder with {knob}.") from error
     folder = root / "images" if inner else root
-    paths = _images_of(folder, "images", "--dataset_dir")
+    paths = _images_of(folder, "images", knob)
     items = [{"image": str(path), "name": path.relative_to(root).as_posix(), "page": None} for path in paths]
     if not with_labels:
         return sorted(items, key=name_and_page)

@@ -128,7 +128,7 @@ def check_request(
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
     if strategy == "coverage" and inferer.exact:
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
-    check_output(output_dir, overwrite)
+    check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
     return True
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.data import read_image
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
 
@@ -25,8 +25,7 @@ logger = logging.getLogger("monai_kwtl")
 
 def spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
     """Return at most so many items, evenly spaced over the pool."""
-    if most < 1:
-        raise KWTLError(f"at least one image is needed, got {most}.")
+    check_whole_number("most_images", most, 1)
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in sorted(set(places.tolist()))]
 
@@ -191,7 +190,7 @@ def auto_pretext(
     if choice == "skip":
         return str(ckpt)
     if choice != "always":
-        if not Path(choice).is_file():
+        if not Path(str(choice)).is_file():
             raise KWTLError(f"pretext is auto, always, skip or the path of weights; there is no file {choice!r}.")
         return str(choice)
     folder = output / "pretext"

@@ -57,6 +57,8 @@ def read_region_masks(
         return found
 
     regions: list[Region] = list(selection["regions"])
+    if not regions:
+        raise KWTLError("the selection has no region: there is nothing to learn from; select again")
     names = [PurePosixPath(name).stem for name in region_file_names(regions)]
     members: dict[tuple, list[tuple[Region, str]]] = defaultdict(list)
     for region, name in zip(regions, names, strict=True):

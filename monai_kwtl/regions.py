@@ -36,15 +36,17 @@ WINDOW_COLUMNS = ("image", "page", "x", "y", "width", "height", "score")
 CLASSIFICATION = {"name": "KWTL region", "color": [0, 158, 115]}
 
 _UNFINISHED = ".selection.unfinished"
+_PARTS = ("regions", "geojson")
 _OUR_CROPS = re.compile(r"\d{3,}_.+_x\d+_y\d+\.png")
 
 
-def check_output(folder: str | Path, overwrite: bool = False) -> None:
+def check_output(folder: str | Path, overwrite: bool = False, parts: Sequence[str] = ()) -> None:
     """Find out before a long run whether its selection can be written.
 
     Args:
         folder: the output folder; made if absent.
         overwrite: whether a selection that is already there may be replaced.
+        parts: further folders in it, besides those of a selection, that will be written to.
 
     Raises:
         KWTLError: one line, when a selection is there and must stay, or when nothing can be written to the folder.
@@ -58,8 +60,11 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for part in (*_PARTS, *parts):
+            if (folder / part).exists() and not (folder / part).is_dir():
+                raise _cannot_write(folder / part, "a file is in the way")
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise _cannot_write(folder, error.strerror or str(error)) from error
 
 
 def write_selection(
@@ -105,8 +110,8 @@ def write_selection(
     unfinished = folder / _UNFINISHED
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-        (unfinished / "regions").mkdir(parents=True)
-        (unfinished / "geojson").mkdir()
+        for part in _PARTS:
+            (unfinished / part).mkdir(parents=True)
         text = dump_selection(regions, budget=budget, cost=cost, created_with=created_with)
         (unfinished / SELECTION_NAME).write_text(text, encoding="ascii", newline="\n")
         _write_table(unfinished / "selection.csv", REGION_COLUMNS, (region_row(region) for region in regions))
@@ -115,7 +120,7 @@ def write_selection(
         _write_crops(unfinished / "regions", regions, items, read)
         _replace(folder, unfinished)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise _cannot_write(folder, error.strerror or str(error)) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder / SELECTION_NAME
@@ -198,7 +203,7 @@ def _replace(folder: Path, unfinished: Path) -> None:
     (folder / SELECTION_NAME).unlink(missing_ok=True)  # from here until the last line there is no selection
     for stale in _former_files(folder):
         stale.unlink(missing_ok=True)
-    for part in ("regions", "geojson"):
+    for part in _PARTS:
         (folder / part).mkdir(exist_ok=True)
         for path in sorted((unfinished / part).iterdir()):
             os.replace(path, folder / part / path.name)
@@ -217,5 +222,5 @@ def _is_ours(path: Path) -> bool:
         return f'"kwtl": "{FORMAT}"'.encode() in file.read(100)
 
 
-def _cannot_write(folder: Path, error: OSError) -> KWTLError:
-    return KWTLError(f"{folder} cannot be written ({error.strerror or error}): choose another --output_dir")
+def _cannot_write(path: Path, reason: str) -> KWTLError:
+    return KWTLError(f"{path} cannot be written ({reason}): choose another --output_dir")

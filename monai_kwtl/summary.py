@@ -46,6 +46,10 @@ def _named(name: str, page: int | None) -> str:
     return name if page is None else f"{name} page {page + 1}"
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def summary_lines(
     regions: Sequence[Region],
     cost: Cost,
@@ -65,8 +69,8 @@ def summary_lines(
     share = 100.0 * cost.unique_pixels / total
     lines += [
         "",
-        f"cost: {cost.windows} windows in {cost.images} of {len(items)} images, "
-        f"{cost.unique_pixels} distinct pixels ({share:.2g} % of the pool)",
+        f"cost: {_counted(cost.windows, 'window')} in {cost.images} of {_counted(len(items), 'image')}, "
+        f"{_counted(cost.unique_pixels, 'distinct pixel')} ({float(f'{share:.2g}'):g} % of the pool)",
         f"selection: {output_dir / 'selection.json'}",
     ]
     if report:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.adaptation import pool_batches
-from monai_kwtl.bundle import file_sha256, is_main_process
+from monai_kwtl.bundle import file_sha256, is_main_process, not_finite
 from monai_kwtl.checkpoints import StageCheckpoint, remove_unfinished, save_atomically
 from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.errors import KWTLError
@@ -29,7 +29,7 @@ __all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "p
 
 logger = logging.getLogger("monai_kwtl")
 
-WEIGHTS_NAME = "model.pt"
+WEIGHTS_NAME, CHECKPOINT_NAME = "model.pt", "checkpoint.pt"
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -80,11 +80,16 @@ def check_stage_output(output_dir: str | os.PathLike, overwrite: bool, resume: b
         The path that the weights will have.
 
     Raises:
-        KWTLError: when weights are there and must stay, or the folder cannot be written.
+        KWTLError: when weights or the checkpoint of an interrupted run are there and must stay, or the folder cannot
+            be written.
     """
     path = Path(output_dir) / WEIGHTS_NAME
     if path.exists() and not overwrite and not resume:
         raise KWTLError(f"{path} already exists: choose another --output_dir or add --overwrite true")
+    if (unfinished := path.with_name(CHECKPOINT_NAME)).exists() and not overwrite and not resume:
+        raise KWTLError(
+            f"{unfinished} is of an interrupted run: go on with --resume true, or begin anew with --overwrite true"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.parent / f".{os.getpid()}.probe"
@@ -183,6 +188,9 @@ class WeightsSaver:
 
         Args:
             facts: results to add to the note.
+
+        Raises:
+            KWTLError: when the weights or the statistics are not finite; nothing is written then.
         """
         network = unwrap(self.network)
         if self.items:
@@ -190,6 +198,11 @@ class WeightsSaver:
         if not is_main_process():
             return
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        if broken := not_finite(state):
+            raise KWTLError(
+                f"the trained weights are not finite, first in {broken[0]!r}: they were not saved; begin anew with "
+                "--overwrite true and a smaller learning rate"
+            )
         save_atomically(state, self.path)
         note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
         unfinished = self.path.with_suffix(".json.unfinished")

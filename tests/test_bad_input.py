@@ -1,0 +1,94 @@
+"""Bad input of every kind gets one clear line and exit status 1, and changes nothing of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from bad_input.cases import ALL, SOUND, Case, make_sound
+from bad_input_table import SECTIONS, page
+from stage_here import random_weights, run
+from stage_process import ROOT
+
+RESULTS = ("model.pt", "model.json", "selection.json", "selection.csv", "evaluation.json", "evaluation.csv")
+CASES = [case for cases in SECTIONS.values() for case in cases]
+RUNS = [
+    pytest.param(case, stage, id=f"{stage}: {case.title}".replace("`", "")) for case in CASES for stage in case.stages
+]
+
+
+@pytest.fixture(scope="module")
+def sound_folder(tmp_path_factory):
+    """A folder with which every stage works: labelled images, and weights."""
+    folder = tmp_path_factory.mktemp("sound")
+    make_sound(folder)
+    random_weights(folder / "weights.pt")
+    return folder
+
+
+@pytest.fixture
+def place(sound_folder, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder."""
+    folder = tmp_path / "place"
+    shutil.copytree(sound_folder, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the same words on every machine
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What each file and link below a folder holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.mark.parametrize("stage", ALL)
+def test_what_the_cases_depart_from_is_sound(stage, place):
+    before = contents(place)
+    ended = run(stage, **SOUND[stage])
+    assert (ended.status, ended.err) == (0, "")
+    after = contents(place)
+    assert before.items() <= after.items()
+    assert all(name.startswith("out/") for name in after.keys() - before.keys())
+
+
+@pytest.mark.parametrize(("case", "stage"), RUNS)
+def test_bad_input_gets_its_line_and_changes_nothing(case: Case, stage: str, place: Path):
+    case.prepare(place)
+    before = contents(place)
+    ended = run(stage, **case.options(stage))
+    said = ended.err.replace(f"{ROOT}/", "")
+    if case.status:
+        assert said == f"error: {case.says}\n"
+    else:
+        assert said == ""
+        assert ended.out.count(case.says) == 1
+    assert ended.status == case.status
+    after = contents(place)
+    assert before.items() <= after.items(), "something of the user's has changed"
+    new = after.keys() - before.keys()
+    assert all(name.startswith("out/") for name in new), "files at a place that was not named"
+    if case.status:
+        results = {name for name in new if Path(name).name in RESULTS}
+        results |= {name for name in new if stage == "inference" and name.endswith(".png")}
+        assert not results, "results of a run that failed"
+
+
+def test_every_stage_gets_bad_input():
+    counts = {stage: sum(stage in case.stages for case in CASES) for stage in ALL}
+    assert min(counts.values()) >= 20, counts
+
+
+def test_the_page_says_what_the_cases_say():
+    committed = (ROOT / "docs" / "bad-input.md").read_text(encoding="utf-8")
+    assert committed == page(), "make it anew: python tests/bad_input_table.py > docs/bad-input.md"

@@ -140,8 +140,8 @@ WEIGHTS = [
     case("select", "num_workers must be a whole number, at least 0, got 'many'.", num_workers="many"),
     case(_SCORING, "tile must be a whole number, at least 1, got 0.", tile=0),
     case("inference", "tile must be a whole number, at least 1, got 'big'.", tile="big"),
-    case(("inference", "evaluate"), "threshold must be a number from 0 to 1, got 2.", threshold=2),
-    case("inference", "threshold must be a number from 0 to 1, got 'half'.", threshold="half"),
+    case(("inference", "evaluate"), "probability must be a number from 0 to 1, got 2.", probability=2),
+    case("inference", "probability must be a number from 0 to 1, got 'half'.", probability="half"),
 ]
 
 _ELSEWHERE = "choose another --output_dir"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -91,12 +92,17 @@ def check_knobs(knobs: Mapping[str, Any]) -> None:
             _CHECKS[name](name, value)
 
 
+def _keys(config: str | os.PathLike) -> set[str]:
+    return set(ConfigParser.load_config_file(config))
+
+
 def check_running_knobs() -> None:
     """Raise for a knob of the running config that does not exist, naming the nearest, or has a senseless value.
 
     MONAI accepts any ``--name value`` and goes on with the default of the knob that was meant. Called from a config's
     ``initialize``, this compares the keys of the running workflow with those of its files. Mistakes in settings are
-    found here, and not when a stage that has computed for an hour comes to use them.
+    found here, and not when a stage that has computed for an hour comes to use them. An ``--args_file`` describes a
+    data set to all stages, and may hold the knobs of others.
 
     Raises:
         KWTLError: for the first unknown key, then as :func:`check_knobs`.
@@ -107,7 +113,10 @@ def check_running_knobs() -> None:
         return
     known = set(ConfigParser.load_config_files(files))
     given = workflow.parser.get()
-    for key in sorted({str(key) for key in given} - {"_meta_"} - known):
+    unknown = {str(key) for key in given} - {"_meta_"} - known
+    if unknown and (overlay := running(str, "args_file")):
+        unknown -= _keys(overlay) & set().union(*map(_keys, Path(workflow.config_root_path).glob("*.json")))
+    for key in sorted(unknown):
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
         hint = f"did you mean --{near[0]}?" if near else f"the knobs are described in {files} under _desc_."
         raise KWTLError(f"unknown option --{key}; {hint}")

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.data import describe_label_values
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.event_files import fresh_writer, remove_events
 from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
-from monai_kwtl.summary import format_table
+from monai_kwtl.summary import format_table, image_title
 
 __all__ = ["EvaluationSaver", "error_overlay", "labelled"]
 
 logger = logging.getLogger("monai_kwtl")
 
-SUMMARY_NAME = "evaluation.json"
+SUMMARY_NAME, TABLE_NAME = "evaluation.json", "evaluation.csv"
 COLUMNS = ("image", "page", "iou", "dice", "true_positive", "false_positive", "false_negative", "pixels")
 WHITE, RED, GREEN = (255, 255, 255), (220, 50, 47), (60, 180, 75)
 
@@ -70,7 +71,8 @@ class EvaluationSaver:
     """Compare each predicted mask with its label as it comes; write tables and pictures when all are done.
 
     Written are ``evaluation.csv`` (a row an image), ``evaluation.json`` (the summary and what it was made with, last),
-    ``errors/<image stem>.png`` and, for TensorBoard, scalars and the worst images.
+    ``errors/<image stem>.png`` and, for TensorBoard, scalars and the worst images. All of a former evaluation goes when
+    the new one is complete, and not before.
 
     Args:
         items: the test set; every item has a label.
@@ -94,6 +96,7 @@ class EvaluationSaver:
         tensorboard: bool = True,
     ) -> None:
         self.items, self.output_dir = list(items), Path(output_dir)
+        self._unfinished = self.output_dir / ".errors.unfinished"
         self.created_with = dict(created_with or {})
         self.overlays, self.tensorboard = overlays, tensorboard
         if (self.output_dir / SUMMARY_NAME).exists() and not overwrite:
@@ -103,20 +106,22 @@ class EvaluationSaver:
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / "errors").mkdir(exist_ok=True)
+            self._begin()
         except OSError as error:
             raise KWTLError(f"cannot write to {output_dir} ({error.strerror}); choose another --output_dir") from error
         self.names = mask_file_names(self.items)
-        self.overlap: dict[tuple[str, int | None], Overlap] = {}
         self.summary: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator whose output holds the masks under ``pred``."""
-        engine.add_event_handler(Events.STARTED, lambda _: self.overlap.clear())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _picture(self, item: Mapping[str, Any]) -> Path:
-        return self.output_dir / "errors" / self.names[(item["name"], item["page"])]
+    def _begin(self) -> None:
+        self.overlap: dict[tuple[str, int | None], Overlap] = {}
+        shutil.rmtree(self._unfinished, ignore_errors=True)  # of a run that was killed
+        self._unfinished.mkdir()
 
     def __call__(self, engine: Engine) -> None:
         """Compare the mask just predicted with its label."""
@@ -125,11 +130,28 @@ class EvaluationSaver:
         prediction = torch.as_tensor(engine.state.output["pred"]).reshape(label.shape).cpu().numpy()
         self.overlap[(item["name"], item["page"])] = overlap(prediction, label)
         if self.overlays:
-            Image.fromarray(error_overlay(prediction, label)).save(self._picture(item))
+            path = self._unfinished / self.names[(item["name"], item["page"])]
+            Image.fromarray(error_overlay(prediction, label)).save(path)
+
+    def _replace_pictures(self) -> None:
+        """Put the pictures where they belong; those of a former evaluation, which its table names, go."""
+        folder = self.output_dir / "errors"
+        try:
+            with open(self.output_dir / TABLE_NAME, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                rows = list(csv.DictReader(file))
+            former = [{"name": row["image"], "page": int(row["page"]) if row["page"] else None} for row in rows]
+        except (OSError, KeyError, TypeError, ValueError, csv.Error):
+            former = []
+        for name in mask_file_names(former).values():
+            (folder / name).unlink(missing_ok=True)
+        for path in self._unfinished.iterdir():
+            os.replace(path, folder / path.name)
+        self._unfinished.rmdir()
 
     def _write(self, name: str, text: str) -> None:
         unfinished = self.output_dir / f".{name}.{os.getpid()}.unfinished"
-        unfinished.write_text(text, encoding="utf-8", newline="")
+        # names that are not UTF-8 keep their bytes
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
         os.replace(unfinished, self.output_dir / name)
 
     def _finish(self, engine: Engine) -> None:
@@ -146,11 +168,13 @@ class EvaluationSaver:
         writer = csv.writer(_Lines(lines), lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-        self._write("evaluation.csv", "".join(lines))
-        document = {"created_with": self.created_with, "summary": self.summary}
-        self._write(SUMMARY_NAME, json.dumps(document, indent=2, sort_keys=True, default=str) + "\n")
+        self._replace_pictures()
+        self._write(TABLE_NAME, "".join(lines))
+        remove_events(self.output_dir / "tensorboard", "evaluate")
         if self.tensorboard:
             self._draw(ordered)
+        document = {"created_with": self.created_with, "summary": self.summary}
+        self._write(SUMMARY_NAME, json.dumps(document, indent=2, sort_keys=True, default=str) + "\n")
         notes = [note] if (note := describe_label_values(self.items)) else []
         if not any(found.true_positive or found.false_negative for found in self.overlap.values()):
             notes.append("no label has any foreground: check that the masks were exported right")
@@ -159,26 +183,25 @@ class EvaluationSaver:
             (name, f"{100 * self.summary[key]:.1f} %")
             for name, key in (("pooled IoU", "pooled_iou"), ("mean Dice", "mean_dice"), ("pooled Dice", "pooled_dice"))
         ]
-        (worst_name, _), worst = ordered[0]
+        worst_key, worst = ordered[0]
         for line in (
             *notes,
             f"evaluated {len(rows)} images",
             *format_table(("measure", "value"), table),
-            f"lowest IoU: {100 * worst.iou:.1f} % in {worst_name}",
+            f"lowest IoU: {100 * worst.iou:.1f} % in {image_title(*worst_key)}",
             f"tables and error pictures: {self.output_dir}",
         ):
             logger.info(line)
 
     def _draw(self, ordered: list[tuple[tuple[str, int | None], Overlap]], most: int = 12) -> None:
-        with SummaryWriter(str(self.output_dir / "tensorboard")) as writer:
+        with fresh_writer(self.output_dir / "tensorboard", "evaluate") as writer:
             for name, value in self.summary.items():
                 writer.add_scalar(f"evaluation/{name.replace('_', ' ')}", value)
             writer.add_histogram("evaluation/IoU per image", np.array([found.iou for _, found in ordered]))
-            by_key = {(item["name"], item["page"]): item for item in self.items}
-            for (name, page), found in ordered[:most] if self.overlays else []:
-                picture = np.asarray(Image.open(self._picture(by_key[(name, page)])))
-                shown = name if page is None else f"{name} page {page + 1}"
-                writer.add_image(f"errors/IoU {100 * found.iou:04.1f} {shown}", picture, dataformats="HWC")
+            for key, found in ordered[:most] if self.overlays else []:
+                picture = np.asarray(Image.open(self.output_dir / "errors" / self.names[key]))
+                tag = f"errors/IoU {100 * found.iou:04.1f} {image_title(*key)}"
+                writer.add_image(tag, picture, dataformats="HWC")
 
 
 class _Lines:

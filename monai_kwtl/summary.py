@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from monai_kwtl.selection import Budget, Cost, Region
 from monai_kwtl.strategies import ImageScores
 
-__all__ = ["format_seconds", "format_table", "report_settings", "summary_lines", "window_rows"]
+__all__ = ["format_seconds", "format_table", "image_title", "report_settings", "summary_lines", "window_rows"]
 
 
 def format_seconds(seconds: float) -> str:
@@ -42,7 +43,9 @@ def window_rows(pool: Iterable[ImageScores]) -> Iterator[tuple]:
             yield scores.name, scores.page, int(x), int(y), width, height, float(score)
 
 
-def _named(name: str, page: int | None) -> str:
+def image_title(name: str, page: int | None) -> str:
+    """How an image is called for a reader: its name, and its page, counted from 1; bytes that are no text show so."""
+    name = os.fsencode(name).decode("utf-8", "replace")
     return name if page is None else f"{name} page {page + 1}"
 
 
@@ -60,7 +63,8 @@ def summary_lines(
 ) -> list[str]:
     """Return the closing lines of the select stage: the first regions, the cost, where the files are."""
     rows = [
-        (r.rank, _named(r.image, r.page), r.x, r.y, r.width, r.height, float(f"{r.score:.4g}")) for r in regions[:most]
+        (r.rank, image_title(r.image, r.page), r.x, r.y, r.width, r.height, float(f"{r.score:.4g}"))
+        for r in regions[:most]
     ]
     lines = ["", *format_table(("rank", "image", "x", "y", "width", "height", "score"), rows)]
     if len(regions) > most:

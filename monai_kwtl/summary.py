@@ -87,4 +87,5 @@ def report_settings(budget: Budget, strategy: str, created_with: Mapping[str, An
     """Settings as the report's table shows them."""
     names = {"shots": "images' worth", "windows": "windows", "pixels": "pixels"}
     (kind, value), *_ = budget.as_dict().items()
-    return {"budget": f"{value:g} {names[kind]}", "strategy": strategy, **created_with}
+    shown = f"{value:g}" if kind == "shots" else f"{int(value)}"
+    return {"budget": f"{shown} {names[kind]}", "strategy": strategy, **created_with}

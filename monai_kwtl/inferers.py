@@ -74,6 +74,29 @@ class TiledInferer(Inferer):
                 logits = self._tiled(padded, network, tile, -(-self.halo // stride) * stride, *args, **kwargs)
         return crop_to_size(logits, inputs, stride).to(inputs.dtype)
 
+    def region(self, inputs: torch.Tensor, network: nn.Module, rows: slice, columns: slice) -> torch.Tensor:
+        """Return the logits of a part of ``inputs``: those of the whole, for the price of the part and a margin.
+
+        Args:
+            inputs: network input, shape (N, C, H, W).
+            network: from (N, C, h, w) to (N, out, h, w).
+            rows: of the part, with a start and a stop in [0, H].
+            columns: of the part, in [0, W].
+
+        Returns:
+            Logits, shape (N, out, rows, columns).
+        """
+        stride = self.stride or int(getattr(network, "stride", 16))
+        padded = pad_to_multiple(inputs, stride)
+        inner, outer = [], []
+        for part, size in zip((rows, columns), inputs.shape[2:], strict=True):
+            before = -size % stride // 2  # as pad_to_multiple has it
+            start, stop = part.start + before, part.stop + before
+            first = max(0, start - self.halo) // stride * stride
+            outer.append(slice(first, -(-(stop + self.halo) // stride) * stride))
+            inner.append(slice(start - first, stop - first))
+        return self(padded[:, :, outer[0], outer[1]], network)[:, :, inner[0], inner[1]]
+
     @staticmethod
     def _tiled(
         padded: torch.Tensor, network: nn.Module, tile: int, halo: int, *args: Any, **kwargs: Any

@@ -98,6 +98,27 @@ def test_the_margin_must_cover_the_reach():
     assert error[17] < 1e-13  # rounded up to 24, which is enough for 23
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [((0, 201), (0, 103)), ((0, 20), (90, 103)), ((70, 131), (40, 41)), ((150, 201), (3, 70)), ((88, 96), (32, 64))],
+)
+@torch.no_grad()
+def test_a_region_is_cut_out_of_the_whole_without_predicting_it(rows, columns):
+    torch.manual_seed(1)
+    network = FCRN(features=(4, 8, 8, 16)).double().eval()
+    x, counted = images(2, 1, 201, 103).double(), Recorder(network, stride=8)
+    part = TiledInferer().region(x, counted, slice(*rows), slice(*columns))
+    whole = network(x)[:, :, slice(*rows), slice(*columns)]
+    assert part.shape == whole.shape
+    torch.testing.assert_close(part, whole, rtol=1e-13, atol=1e-14)
+    ((height, width),) = counted.sizes
+    assert height <= min(208, rows[1] - rows[0] + 80) and width <= min(104, columns[1] - columns[0] + 80)
+    tiled = TiledInferer(tile=72).region(x, network, slice(*rows), slice(*columns))
+    torch.testing.assert_close(tiled, whole, rtol=1e-13, atol=1e-14)
+    alone = TiledInferer()(x[:, :, slice(*rows), slice(*columns)], network)
+    assert part.shape == (2, 1, 201, 103) or not torch.allclose(alone, whole, atol=1e-3), "its surroundings have a say"
+
+
 @torch.no_grad()
 def test_batches_and_channels():
     torch.manual_seed(0)

@@ -35,6 +35,13 @@ class AffineView(Transform):
             raise KWTLError(f"translate_fraction must be between -1 and 1, got {translate_fraction!r}.")
         self.rotate_degrees, self.translate_fraction = float(rotate_degrees), float(translate_fraction)
 
+    @property
+    def name(self) -> str:
+        """What the view does, for readers."""
+        turn = [f"rotation {self.rotate_degrees:g} degrees"] if self.rotate_degrees else []
+        move = [f"translation {100 * self.translate_fraction:g} %"] if self.translate_fraction else []
+        return " and ".join(turn + move) or "identity"
+
     def _apply(self, img: NdarrayOrTensor, back: bool, padding: str) -> torch.Tensor:
         tensor, *_ = convert_data_type(img, torch.Tensor)
         x = tensor.to(torch.float32)

@@ -11,13 +11,17 @@ from skimage.segmentation import find_boundaries
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.report.pictures import colourise, for_display
-from monai_kwtl.scoring import CONSISTENCY_MEASURES, ScoreMapInferer, normalize, view_disagreements
+from monai_kwtl.scoring import CONSISTENCY_MEASURES, normalize, view_disagreements
 from monai_kwtl.selection import Cost, Region
+from monai_kwtl.summary import image_title
+from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = ["ViewMaps", "draw_selection", "panel"]
 
 Read = Callable[[Mapping[str, Any]], "np.ndarray | None"]
+Place = tuple[slice, slice]  # rows and columns of a region
 
 
 def panel(image: np.ndarray, probability: np.ndarray | None, maps: Sequence[np.ndarray], top: float) -> np.ndarray:
@@ -53,7 +57,7 @@ def draw_selection(
     read: Read,
     probability: Read,
     score: Read,
-    per_view: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None,
+    per_view: Callable[[np.ndarray, Place], Mapping[str, np.ndarray]] | None = None,
     most: int = 32,
     most_per_view: int = 8,
 ) -> None:
@@ -72,7 +76,8 @@ def draw_selection(
         read: from an item to its pixels, uint8 (1, H, W).
         probability: from an item to its foreground probability (H, W), or None.
         score: from an item to its score map (H, W), or None.
-        per_view: from a region's pixels, uint8 (1, h, w), to the score map of each view; None draws none.
+        per_view: from an image, uint8 (1, H, W), and the place of a region to the score map of each view there, as
+            :class:`ViewMaps` does; None draws none.
         most: regions drawn, best first.
         most_per_view: regions whose views are drawn.
     """
@@ -90,13 +95,12 @@ def draw_selection(
         top = 0.0 if scored is None else float(np.quantile(scored, 0.999))
         for r in (r for r in drawn if (r.image, r.page) == key):
             where = slice(r.y, r.y + r.height), slice(r.x, r.x + r.width)
-            page = "" if r.page is None else f" page {r.page}"
-            tag = f"{r.rank:0{digits}d} {r.image}{page} x={r.x} y={r.y}"
+            tag = f"{r.rank:0{digits}d} {image_title(r.image, r.page)} x={r.x} y={r.y}"
             maps = [] if scored is None else [scored[where]]
             picture = panel(display[where], None if probable is None else probable[where], maps, top)
             writer.add_image(f"regions/{tag}", picture, dataformats="HWC")
             if per_view is not None and r.rank <= most_per_view:
-                views = per_view(image[(slice(None), *where)])
+                views = per_view(image, where)
                 if not views:
                     continue
                 highest = max(float(np.quantile(v, 0.999)) for v in views.values())
@@ -106,32 +110,44 @@ def draw_selection(
 
 
 class ViewMaps:
-    """Score map of each view of a region, for pictures.
+    """Score map of each view of a region, for pictures: the maps of ``soft`` and ``hard`` add up to the score.
 
     Args:
-        scorer: whose views are drawn; a measure without views gives nothing.
+        inferer: whose views are drawn; a measure without views gives nothing.
         adapter: has the network that scores.
     """
 
-    def __init__(self, scorer: ScoreMapInferer, adapter: BatchNormAdapter) -> None:
-        self.scorer, self.adapter = scorer, adapter
+    def __init__(self, inferer: WindowScoreInferer, adapter: BatchNormAdapter) -> None:
+        self.scorer, self.exact, self.adapter = inferer.scorer, inferer.exact, adapter
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, where: Place) -> dict[str, np.ndarray]:
         """Return {name of the view: its binary cross-entropy with the image's prediction, (h, w)}.
 
         Args:
-            image: uint8 (1, h, w).
+            image: uint8 (1, H, W).
+            where: rows and columns of the region.
         """
         if self.scorer.measure not in CONSISTENCY_MEASURES:
             return {}
         network, device = self.adapter.ready(), self.adapter.device
         batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
-        logits = self.scorer.inferer(normalize(batch), network).float()
-        seen = self.scorer.view_logits(batch, network, logits)
+        if self.exact:
+            batch, where = batch[(..., *where)], (slice(None), slice(None))
+        inferer = self.scorer.inferer
+        moving = any(hasattr(view, "invert") for view in self.scorer.views)
+        if self.exact or moving or self.scorer.weighted or not isinstance(inferer, TiledInferer):
+            logits = inferer(normalize(batch), network).float()
+            seen = self.scorer.view_logits(batch, network, logits)
+        else:  # of the other pixels of an image a region needs those around it only
+            images = [batch, *(torch.as_tensor(view(batch[:, 0]))[:, None] for view in self.scorer.views)]
+            logits, *seen = (inferer.region(normalize(image), network, *where).float() for image in images)
+            where = (slice(None), slice(None))
         target = "hard" if self.scorer.measure == "hard" else "soft"
         maps = view_disagreements(logits, seen, target=target, weighted=self.scorer.weighted)
-        return {
-            type(view).__name__: values[0, 0].cpu().numpy()
-            for view, values in zip(self.scorer.views, maps, strict=True)
-        }
+        named: dict[str, np.ndarray] = {}
+        for view, values in zip(self.scorer.views, maps, strict=True):
+            name = getattr(view, "name", type(view).__name__)
+            number = 1 + sum(other.split(" #")[0] == name for other in named)
+            named[name if number == 1 else f"{name} #{number}"] = values[0, 0][where].cpu().numpy()
+        return named

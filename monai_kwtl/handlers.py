@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.event_files import fresh_writer, remove_events
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
@@ -191,11 +191,11 @@ class SelectionSaver:
         """Keep the scores of the image just done."""
         self.store.put(engine.state.batch, engine.state.output["pred"])
 
-    def save(self, per_view: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None) -> list[Region]:
+    def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select, write every file and log the table of regions and the cost.
 
         Args:
-            per_view: from a region's pixels to the score map of each view, for TensorBoard; None draws none.
+            per_view: as in :func:`monai_kwtl.board.draw_selection`, for TensorBoard; None draws no views.
 
         Returns:
             The regions, rank 1 first.
@@ -221,7 +221,7 @@ class SelectionSaver:
                 settings=report_settings(self.budget, self.strategy, self.created_with),
             )
         if self.tensorboard:
-            with SummaryWriter(str(self.output_dir / "tensorboard")) as writer:
+            with fresh_writer(self.output_dir / "tensorboard", "select") as writer:
                 draw_selection(
                     writer,
                     **pictures,
@@ -243,6 +243,14 @@ class SelectionSaver:
             read=self.read,
             overwrite=self.overwrite,
         )
+        self._remove_former()
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions
+
+    def _remove_former(self) -> None:
+        """Remove what shows a selection that has been overwritten, where nothing new has taken its place."""
+        for name in () if self.report else ("what_to_label.png", "report.html"):
+            (self.output_dir / name).unlink(missing_ok=True)
+        if not self.tensorboard:
+            remove_events(self.output_dir / "tensorboard", "select")

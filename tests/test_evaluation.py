@@ -218,12 +218,12 @@ def test_the_closing_lines_say_it_all(place, done):
 def test_the_summary_says_what_it_was_made_with(place, done):
     made_with = json.loads((done.folder / "evaluation.json").read_text())["created_with"]
     assert {"monai_kwtl", "monai", "torch", "numpy", "model_sha256"} <= made_with.keys()
-    assert made_with["threshold"] == 0.5 and made_with["adapt_norm"] is True
+    assert made_with["probability"] == 0.5 and made_with["adapt_norm"] is True
 
 
 def test_an_evaluation_that_is_there_stays(place, done):
     before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
-    ended = evaluate(place, done.folder, threshold=0.1)
+    ended = evaluate(place, done.folder, probability=0.1)
     assert ended.status == 1
     assert "evaluation.json already exists: choose another --output_dir or add --overwrite true" in ended.error
     assert {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()} == before
@@ -296,7 +296,7 @@ def test_with_a_threshold_of_zero_all_is_foreground(place, tmp_path):
     labels = tmp_path / "elsewhere"
     shutil.copytree(place.folder / "data" / "labels", labels)
     (labels / "stack.tif").unlink()
-    ended = evaluate(place, tmp_path / "out", threshold=0.0, labels=labels, tensorboard="false", overlays="false")
+    ended = evaluate(place, tmp_path / "out", probability=0.0, labels=labels, tensorboard="false", overlays="false")
     assert ended.status == 0, ended.err
     assert figures(tmp_path / "out") == {
         (name, ""): (str(truth.sum()), str((~truth).sum()))

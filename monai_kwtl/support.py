@@ -117,7 +117,8 @@ def support_hash(support: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 over images, labels and what is known of them."""
     digest = hashlib.sha256()
     for entry in support:
-        digest.update(f"{entry['name']} {entry['page']} {entry['sha256']}".encode())
+        # surrogateescape: names that are not UTF-8 keep their bytes
+        digest.update(f"{entry['name']} {entry['page']} {entry['sha256']}".encode("utf-8", "surrogateescape"))
         digest.update(np.packbits(entry["label"]).tobytes())
         if "known" in entry:
             digest.update(np.packbits(entry["known"]).tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,6 +293,11 @@ def test_the_hash_sees_images_labels_and_what_is_known():
     hashes += [changed(known=known), changed(known=~known), support_hash(entries(2)[::-1])]
     assert len(set(hashes)) == len(hashes)
     assert changed() == support_hash(entries(2))
+
+
+def test_the_hash_takes_names_of_any_bytes():
+    names = [os.fsdecode(name) for name in (b"f\xfcr.png", b"f\xf6r.png")]
+    assert len({support_hash([entries(1)[0] | {"name": name}]) for name in names}) == 2
 
 
 def test_the_weight_is_that_of_crops_of_the_data_set_or_a_number():

@@ -18,7 +18,7 @@ from PIL import Image
 
 from monai_kwtl.data import describe_label_values
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.event_files import fresh_writer, remove_events
+from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
 from monai_kwtl.summary import format_table, image_title
@@ -170,7 +170,7 @@ class EvaluationSaver:
         writer.writerows(rows)
         self._replace_pictures()
         self._write(TABLE_NAME, "".join(lines))
-        remove_events(self.output_dir / "tensorboard", "evaluate")
+        remove_log(self.output_dir / "tensorboard", "evaluate")
         if self.tensorboard:
             self._draw(ordered)
         document = {"created_with": self.created_with, "summary": self.summary}
@@ -194,7 +194,7 @@ class EvaluationSaver:
             logger.info(line)
 
     def _draw(self, ordered: list[tuple[tuple[str, int | None], Overlap]], most: int = 12) -> None:
-        with fresh_writer(self.output_dir / "tensorboard", "evaluate") as writer:
+        with open_log(self.output_dir / "tensorboard", "evaluate") as writer:
             for name, value in self.summary.items():
                 writer.add_scalar(f"evaluation/{name.replace('_', ' ')}", value)
             writer.add_histogram("evaluation/IoU per image", np.array([found.iou for _, found in ordered]))

@@ -1,4 +1,4 @@
-"""TensorBoard logs that a stage begins anew, without touching those of other stages in the same folder."""
+"""TensorBoard logs that a stage begins anew or goes on with, without touching those of other stages in the folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["fresh_writer", "remove_events"]
+__all__ = ["open_log", "remove_log"]
 
 
-def remove_events(folder: str | os.PathLike, stage: str) -> None:
-    """Remove what :func:`fresh_writer` has written for a stage.
+def remove_log(folder: str | os.PathLike, stage: str) -> None:
+    """Remove what a stage has logged with :func:`open_log`.
 
     Args:
         folder: of the event files.
@@ -21,7 +21,7 @@ def remove_events(folder: str | os.PathLike, stage: str) -> None:
         former.unlink(missing_ok=True)
 
 
-def fresh_writer(folder: str | os.PathLike, stage: str) -> SummaryWriter:
+def open_log(folder: str | os.PathLike, stage: str, after: int = 0) -> SummaryWriter:
     """Open a log in place of what a stage has logged in a folder before.
 
     TensorBoard shows all event files of a folder as one: beside the old ones, a selection made anew would show regions
@@ -30,9 +30,11 @@ def fresh_writer(folder: str | os.PathLike, stage: str) -> SummaryWriter:
     Args:
         folder: of the event files; made if absent.
         stage: becomes the end of the file's name, by which it is known later.
+        after: go on with the log of a stage that is resumed after so many steps; what it has of later ones is dropped.
 
     Returns:
         The writer.
     """
-    remove_events(folder, stage)
-    return SummaryWriter(str(folder), filename_suffix=f".{stage}")
+    if not after:
+        remove_log(folder, stage)
+    return SummaryWriter(str(folder), purge_step=after + 1 if after else None, filename_suffix=f".{stage}")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.event_files import fresh_writer, remove_events
+from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
@@ -221,7 +221,7 @@ class SelectionSaver:
                 settings=report_settings(self.budget, self.strategy, self.created_with),
             )
         if self.tensorboard:
-            with fresh_writer(self.output_dir / "tensorboard", "select") as writer:
+            with open_log(self.output_dir / "tensorboard", "select") as writer:
                 draw_selection(
                     writer,
                     **pictures,
@@ -253,4 +253,4 @@ class SelectionSaver:
         for name in () if self.report else ("what_to_label.png", "report.html"):
             (self.output_dir / name).unlink(missing_ok=True)
         if not self.tensorboard:
-            remove_events(self.output_dir / "tensorboard", "select")
+            remove_log(self.output_dir / "tensorboard", "select")

@@ -22,6 +22,7 @@ from monai_kwtl.bundle import file_sha256, is_main_process, not_finite
 from monai_kwtl.checkpoints import StageCheckpoint, remove_unfinished, save_atomically
 from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.event_files import open_log
 from monai_kwtl.normalization import estimate_batch_norm_statistics
 from monai_kwtl.summary import format_table
 
@@ -104,27 +105,37 @@ class TuningLog:
     """Log a trainer's loss to TensorBoard and stop with a sentence where it is no number any more.
 
     Args:
-        log_dir: of TensorBoard; None writes none.
+        log_dir: of TensorBoard; None writes none. The writer is opened when the training starts.
         tag: of the curve.
         every: iterations between points of the curve.
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, tag: str = "loss/train", every: int = 1) -> None:
         self.log_dir = log_dir
-        self.writer = SummaryWriter(str(log_dir)) if log_dir is not None and is_main_process() else None
+        self.writer: SummaryWriter | None = None
         self.tag, self.every = tag, every
         self.losses: list[float] = []
         self.metrics: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer whose output holds ``loss``."""
+        engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.flush() if self.writer else None)
+        engine.add_event_handler(Events.COMPLETED, self._flush)
+
+    def _open(self) -> None:
+        if self.log_dir is not None and self.writer is None and is_main_process():
+            self.writer = open_log(self.log_dir, "training", after=len(self.losses))
+
+    def _flush(self) -> None:
+        if self.writer is not None:
+            self.writer.flush()
 
     def __call__(self, engine: Engine) -> None:
         """Take note of the loss of the step just done."""
         loss = float(torch.as_tensor(engine.state.output["loss"]).detach())
         if not math.isfinite(loss):
+            self._flush()  # the way there tells what went wrong
             raise KWTLError(
                 f"the loss is {loss} at step {engine.state.iteration}: nothing was saved of it; "
                 "use a smaller --learning_rate, or look for broken images or masks"
@@ -138,15 +149,13 @@ class TuningLog:
         self.metrics = {name: float(value) for name, value in engine.state.metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints: so that a resumed stage tells of all its steps."""
+        """For checkpoints: so that a resumed stage tells of all its steps, and TensorBoard has those up to here."""
+        self._flush()
         return {"losses": list(self.losses), "metrics": dict(self.metrics)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint; points that TensorBoard has of later steps are dropped, as they come again."""
+        """From a checkpoint."""
         self.losses, self.metrics = list(state["losses"]), dict(state["metrics"])
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = SummaryWriter(str(self.log_dir), purge_step=len(self.losses) + 1)
 
     def facts(self) -> dict[str, float]:
         """The last metrics of the trainer, for the closing table."""

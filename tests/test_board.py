@@ -17,7 +17,7 @@ from stage_here import random_weights, run
 from torch import nn
 
 from monai_kwtl.board import ViewMaps, draw_selection, panel
-from monai_kwtl.event_files import fresh_writer
+from monai_kwtl.event_files import open_log
 from monai_kwtl.networks import FCRN
 from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.selection import Cost, Region
@@ -211,7 +211,7 @@ def drawn(folder, regions, **options):
         "probability": lambda item: None,
         "score": lambda item: None,
     }
-    with fresh_writer(folder, "select") as writer:
+    with open_log(folder, "select") as writer:
         draw_selection(writer, **given | options)
     return Log(folder), reading
 

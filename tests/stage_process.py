@@ -8,14 +8,18 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "bundles" / "kwtl" / "configs"
-WARM = ["monai.bundle", "monai.engines", "tensorboard", "fire", "torch.utils.tensorboard", "stage_modules"]
+# the optimisers of PyTorch import its compiler, which takes a second
+WARM = ["monai.bundle", "monai.engines", "tensorboard", "fire", "torch.utils.tensorboard"]
+WARM += ["torch._dynamo", "stage_modules"]
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,23 @@ class Death:
         os.replace, torch.save = replacing, saving
 
 
-def _child(arguments: list[str], folder: str, death: Death | None) -> None:
+def _bundle_run(arguments: list[str]) -> None:
+    sys.argv = ["-m", "run", *arguments]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def _child(work: Callable, argument: Any, folder: str, fault: Any, environment: dict[str, str]) -> None:
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.chdir(ROOT)
     torch.set_num_threads(1)
-    if death is not None:
-        death.install()
-    sys.argv = ["-m", "run", *arguments]
+    os.environ.update(environment)
+    if fault is not None:
+        fault.install()
     status = 0
     try:
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        work(argument)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -90,25 +99,25 @@ def _child(arguments: list[str], folder: str, death: Death | None) -> None:
     os._exit(status)
 
 
-class Stage:
-    """A running stage.
+class Forked:
+    """A running process that is forked from the warm one.
 
     Args:
-        name: of the config, such as ``train``.
-        folder: for what it says; made if absent.
-        death: when it shall kill itself.
-        knobs: of the stage.
+        work: a function of a module, called in the process.
+        argument: of it.
+        folder: for what the process says; made if absent.
+        fault: has ``install``, called in the process before, such as a :class:`Death`.
+        environment: further variables.
     """
 
-    def __init__(self, name: str, folder: Path, death: Death | None = None, **knobs: object) -> None:
-        arguments = ["--config_file", str(CONFIGS / f"{name}.json")]
-        for key, value in knobs.items():
-            arguments += [f"--{key}", str(value)]
+    def __init__(
+        self, work: Callable, argument: Any, folder: Path, fault: Any = None, environment: dict[str, str] | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(WARM)
         self.folder = folder
-        self.process = context.Process(target=_child, args=(arguments, str(folder), death))
+        self.process = context.Process(target=_child, args=(work, argument, str(folder), fault, environment or {}))
         self.process.start()
 
     def wait(self, seconds: float = 120) -> Ended:
@@ -129,6 +138,64 @@ class Stage:
         return self.wait()
 
 
-def run(name: str, folder: Path, death: Death | None = None, **knobs: object) -> Ended:
+class Stage(Forked):
+    """A running stage.
+
+    Args:
+        name: of the config, such as ``train``; or the names of several files that are merged.
+        folder: for what it says; made if absent.
+        death: when it shall kill itself.
+        knobs: of the stage.
+    """
+
+    def __init__(self, name: str | list[str], folder: Path, death: Death | None = None, **knobs: object) -> None:
+        configs = [f"{name}.json"] if isinstance(name, str) else name
+        super().__init__(_bundle_run, stage_arguments(configs, **knobs), folder, death)
+
+
+def stage_arguments(configs: Sequence[str], **knobs: object) -> list[str]:
+    """Arguments of ``monai.bundle run`` for config files of the bundle and ``--key value`` for each knob."""
+    paths = [str(CONFIGS / name) for name in configs]
+    arguments = ["--config_file", paths[0] if len(paths) == 1 else str(paths)]
+    for key, value in knobs.items():
+        arguments += [f"--{key}", str(value)]
+    return arguments
+
+
+def run_together(
+    work: Callable, argument: Any, folder: Path, faults: Sequence[Any] = (None, None), seconds: float = 120
+) -> list[Ended]:
+    """Run a function in several processes as ``torchrun`` would, and wait for all of them.
+
+    Args:
+        work: called in each process.
+        argument: of it.
+        folder: what the process of rank r says goes below ``folder/r``.
+        faults: one for each process.
+        seconds: how long to wait for each.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common |= {"WORLD_SIZE": str(len(faults)), "LOCAL_WORLD_SIZE": str(len(faults))}
+    processes = [
+        Forked(work, argument, folder / str(rank), fault, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, fault in enumerate(faults)
+    ]
+    try:
+        return [process.wait(seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.process.kill()
+
+
+def run_stage_together(
+    name: str, folder: Path, faults: Sequence[Any] = (None, None), overlay: bool = True, **knobs: object
+) -> list[Ended]:
+    """Run a stage in several processes, with its multi_gpu file."""
+    configs = [f"{name}.json", f"multi_gpu_{name}.json"] if overlay else [f"{name}.json"]
+    return run_together(_bundle_run, stage_arguments(configs, **knobs), folder, faults)
+
+
+def run(name: str | list[str], folder: Path, death: Death | None = None, **knobs: object) -> Ended:
     """Run a stage to its end."""
     return Stage(name, folder, death, **knobs).wait()

@@ -6,14 +6,11 @@ import hashlib
 import importlib.metadata
 import io
 import os
-import re
-import sys
-import traceback
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +18,9 @@ from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from monai_kwtl import __version__
+from monai_kwtl.distributed import connect, is_main_process, joined, local_rank, on_main_process, started_together
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.failures import one_line_errors
 from monai_kwtl.knobs import check_running_knobs, running, true_or_false
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
@@ -42,49 +41,24 @@ __all__ = [
 ]
 
 
-def _for_the_user(error: BaseException | None) -> str | None:
-    """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
-    while error is not None:
-        text = str(error)
-        passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
-        if passed_on:  # a data loader's worker passes errors on as the text of their traceback
-            return passed_on[0]
-        if isinstance(error, OSError) and error.strerror:
-            where = f"{error.filename}: " if error.filename is not None else ""
-            return f"{where}{error.strerror}; mend that, or choose another place"
-        if isinstance(error, (KWTLError, OSError)):
-            return text.strip().splitlines()[-1] if "Original Traceback" in text else " ".join(text.split())
-        # torch has a class for the memory of a GPU only
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
-            return "the memory does not suffice; use a smaller --tile, in training a smaller --crop or --batch_size"
-        error = error.__cause__
-    return None
+def start(several: bool = False) -> None:
+    """Begin a stage: errors become one line, and options that are unknown or make no sense are refused.
 
+    Args:
+        several: whether the configuration is one for several processes.
 
-def one_line_errors() -> None:
-    """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
-
-    Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
-    MONAI wrapped them.
-    Everything else is a bug and keeps its traceback, as all errors do where ``KWTL_TRACEBACK`` is set.
+    Raises:
+        KWTLError: for such an option, or where ``torchrun`` has started several processes of a stage for one: each
+            would do all the work, and all would write the same files.
     """
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            print("\nstopped; nothing of yours was changed.", file=sys.stderr)
-            return
-        message = _for_the_user(error)
-        if message is None or os.environ.get("KWTL_TRACEBACK"):
-            traceback.print_exception(kind, error, trace)
-            return
-        print(f"error: {message}", file=sys.stderr)
-
-    sys.excepthook = hook
-
-
-def start() -> None:
-    """Begin a stage: errors become one line, and options that are unknown or make no sense are refused."""
     one_line_errors()
+    connect()
+    if started_together() > 1 and not (several or joined()):
+        raise KWTLError(
+            f"this was started as {started_together()} processes, but the configuration is for one: add the stage's "
+            "multi_gpu file, where it has one, to --config_file (\"['a.json', 'multi_gpu_a.json']\"), or start it "
+            "without torchrun."
+        )
     check_running_knobs()
 
 
@@ -96,24 +70,30 @@ def bundle_root() -> str:
     return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0 of several."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
-        torch.distributed.get_rank() == 0
-    )
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device to compute on; ``auto`` is CUDA where there is one, else the CPU.
 
+    Of several processes on one machine each takes a GPU of its own.
+
     Raises:
-        KWTLError: for a device that torch does not know or that is not there.
+        KWTLError: for a device that torch does not know or that is not there, and for one GPU for several processes.
     """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if str(device) == "auto" else str(device)
+    if started_together() > 1 and name.startswith("cuda") and torch.cuda.is_available():
+        if name not in ("cuda", f"cuda:{local_rank()}"):
+            raise KWTLError(f"device {name!r} is one GPU, but there are several processes; use cuda: each takes one.")
+        if local_rank() >= torch.cuda.device_count():
+            raise KWTLError(
+                f"there are more processes than GPUs ({torch.cuda.device_count()}); give torchrun a smaller "
+                "--nproc_per_node, or use --device cpu."
+            )
+        name = f"cuda:{local_rank()}"
     try:
-        chosen = torch.device(str(device))
-        torch.zeros(1, device=chosen).item()
+        chosen = torch.device(name)
+        if str(device) != "auto":
+            torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         others = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu, there is no CUDA here"
         raise KWTLError(f"device {device!r} cannot be used here; use {others}.") from error
@@ -228,7 +208,7 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
     if dataset_dir is None:
         output = Path("output/demo", stage) if output_dir is None else Path(str(output_dir))
         pool = output.parent / "pool" if output_dir is None else output / "pool"
-        make_demo_pool(pool)
+        on_main_process(partial(make_demo_pool, pool))
         return Place(pool, output)
     dataset = Path(str(dataset_dir))
     name = dataset.resolve().name or "images"

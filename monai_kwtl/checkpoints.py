@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_kwtl.bundle import file_sha256
+from monai_kwtl.distributed import unwrap
 from monai_kwtl.errors import KWTLError, check_whole_number
 
 __all__ = ["StageCheckpoint", "remove_unfinished", "save_atomically"]
@@ -64,7 +65,8 @@ class StageCheckpoint:
 
     Args:
         path: of the checkpoint.
-        objects: what has ``state_dict`` and ``load_state_dict``: network, optimiser.
+        objects: what has ``state_dict`` and ``load_state_dict``: network, optimiser; of a
+            ``DistributedDataParallel`` the network inside, so that the number of processes leaves no trace.
         settings: JSON data that must be the same when continuing: seed, data, budget, rates.
         resume: continue from the checkpoint where there is one; False begins anew.
         overwrite: a checkpoint or a result of other settings is replaced instead of refused.
@@ -109,7 +111,7 @@ class StageCheckpoint:
             self._refuse_other_settings(self.path)
             return 0
         for name, thing in self.objects.items():
-            thing.load_state_dict(state["objects"][name])
+            unwrap(thing).load_state_dict(state["objects"][name])
         return int(state["iteration"])
 
     def _refuse_other_settings(self, path: Path) -> None:
@@ -151,7 +153,7 @@ class StageCheckpoint:
     def save(self, iteration: int) -> None:
         """Save a checkpoint after so many iterations."""
         if self.writes:
-            objects = {name: thing.state_dict() for name, thing in self.objects.items()}
+            objects = {name: unwrap(thing).state_dict() for name, thing in self.objects.items()}
             state = {"fingerprint": self.fingerprint, "iteration": iteration, "objects": objects}
             save_atomically(state, self.path)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from monai_kwtl.crop_images import Box, CropImage, cut, draw_start
+from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.scoring import normalize
 from monai_kwtl.windows import WindowGrid
@@ -69,8 +69,9 @@ class CropDataset(Dataset):
         augment: whether crops are flipped and turned.
         require_known: False draws crops from all over the images, also where nothing is known.
         shift: how far, in pixels, a crop may stick out of its box; None is a quarter of ``size``.
-        rank: of this process, which gets every ``world_size``-th crop of a batch; None asks ``torch.distributed``.
-        world_size: number of processes; None asks ``torch.distributed``.
+        rank: of this process, which gets every ``world_size``-th crop of a batch; None asks
+            :func:`monai_kwtl.distributed.ranks`.
+        world_size: number of processes; None asks as well.
 
     Raises:
         KWTLError: when there is no known pixel at all, a label is missing or of another size, or a number is unusable.
@@ -90,9 +91,8 @@ class CropDataset(Dataset):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank = rank if rank is not None else dist.get_rank() if distributed else 0
-        self.world_size = world_size if world_size is not None else dist.get_world_size() if distributed else 1
+        self.rank = ranks().rank if rank is None else rank
+        self.world_size = ranks().count if world_size is None else world_size
         self.shift = size // 4 if shift is None else shift
         self.steps, self.start_step, self.size, self.batch_size = steps, start_step, size, batch_size
         self.augment, self.require_known = augment, require_known

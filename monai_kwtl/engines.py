@@ -20,6 +20,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
 from monai_kwtl.crops import prepare_crops
+from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers import native_bfloat16
 from monai_kwtl.metrics import overlap
@@ -35,12 +36,6 @@ class CropSource(Protocol):
     def crop_batch(self, step: int) -> Any:
         """Return the batch of a meta-epoch, counted from 0, as the trainer's ``prepare_batch`` takes it."""
         ...
-
-
-def _ranks() -> tuple[int, int]:
-    """Rank of this process and number of processes."""
-    distributed = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
 
 
 @contextmanager
@@ -145,7 +140,7 @@ class ReptileTrainer(Trainer):
         self.add_event_handler(Events.STARTED, ReptileTrainer._share_weights)
 
     def _share_weights(self) -> None:
-        if _ranks()[1] > 1:
+        if ranks().count > 1:
             for tensor in network_state(self.network).values():
                 values = tensor.contiguous()
                 dist.broadcast(values, src=0)
@@ -161,7 +156,7 @@ class ReptileTrainer(Trainer):
         Returns:
             The numbers of the meta-epoch, as the class says.
         """
-        rank, world_size = _ranks()
+        rank, world_size = ranks()
         state = network_state(engine.network)
         start = {name: tensor.clone() for name, tensor in state.items()}
         origin, counters = floats_in_a_row(start), counters_in_a_row(start)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
+from monai_kwtl.distributed import is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.regions import check_output, write_selection
@@ -56,7 +57,7 @@ class ProgressLog:
         self._begun = self._said = time.monotonic()
         self._first = engine.state.iteration  # not 0 where a stage is resumed: what was done before took no time now
         self._total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main_process():
             options = {"unit": "", "leave": False, "dynamic_ncols": True}
             self._bar = tqdm(total=self._total, initial=self._first, desc=self.what, **options)
 
@@ -128,7 +129,8 @@ def check_request(
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
     if strategy == "coverage" and inferer.exact:
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
-    check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
+    if is_main_process():
+        check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
     return True
 
 
@@ -176,7 +178,8 @@ class SelectionSaver:
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
         self.overwrite, self.report, self.tensorboard = overwrite, report, tensorboard
         self.read = partial(read_image, rescale=rescale)
-        check_output(self.output_dir, overwrite)
+        if is_main_process():
+            check_output(self.output_dir, overwrite)
 
     @property
     def unscored(self) -> list[Mapping[str, Any]]:

@@ -112,12 +112,13 @@ def check_running_knobs() -> None:
     if workflow is None or files is None:
         return
     known = set(ConfigParser.load_config_files(files))
+    names = ", ".join(map(str, [files] if isinstance(files, str) else files))
     given = workflow.parser.get()
     unknown = {str(key) for key in given} - {"_meta_"} - known
     if unknown and (overlay := running(str, "args_file")):
         unknown -= _keys(overlay) & set().union(*map(_keys, Path(workflow.config_root_path).glob("*.json")))
     for key in sorted(unknown):
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-        hint = f"did you mean --{near[0]}?" if near else f"the knobs are described in {files} under _desc_."
+        hint = f"did you mean --{near[0]}?" if near else f"the knobs are described in {names} under _desc_."
         raise KWTLError(f"unknown option --{key}; {hint}")
     check_knobs(given)

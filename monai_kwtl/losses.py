@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["ForegroundWeightedBCE", "positive_weight"]
+__all__ = ["ForegroundWeightedBCE", "LossOverProcesses", "positive_weight"]
 
 DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 
@@ -89,6 +91,13 @@ class ForegroundWeightedBCE(nn.Module):
         Raises:
             ValueError: when the shapes differ.
         """
+        total, count = self.total(input, target, known)
+        return total / count.clamp_min(1)
+
+    def total(
+        self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the loss over the known pixels, and their number; arguments as of :meth:`forward`."""
         for name, other in (("target", target), ("known", known)):
             if other is not None and other.shape != input.shape:
                 raise ValueError(f"{name} has shape {tuple(other.shape)}, the logits {tuple(input.shape)}.")
@@ -101,4 +110,33 @@ class ForegroundWeightedBCE(nn.Module):
             weight = torch.tensor(weight, dtype=torch.float32, device=input.device)
         # float32 by hand: autocast leaves arithmetic on bfloat16 logits in bfloat16 where no operation asks for more
         loss = F.binary_cross_entropy_with_logits(input.float(), target, pos_weight=weight, reduction="none")
-        return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp_min(1)
+        return torch.where(counted, loss, 0.0).sum(), counted.sum()
+
+
+class LossOverProcesses(nn.Module):
+    """The loss of a batch of which each process has a part, for training with ``DistributedDataParallel``.
+
+    That averages the gradients of the processes. The mean of their mean losses is not the mean over the batch where
+    their parts have different numbers of known pixels; so the gradient here is that of
+    ``sum of this process / known pixels of all * number of processes``, whose average is the gradient of the batch.
+    The value is the loss of the whole batch, the same in every process.
+
+    Args:
+        loss: gives the sum over the pixels of this process, and their number.
+    """
+
+    def __init__(self, loss: ForegroundWeightedBCE) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss; arguments and errors as of :class:`ForegroundWeightedBCE`. Every process must call it."""
+        total, count = self.loss.total(input, target, known)
+        processes = ranks().count
+        if processes == 1:
+            return total / count.clamp_min(1)
+        of_all = torch.stack([total.detach().double(), count.double()])
+        dist.all_reduce(of_all)
+        of_all[1].clamp_min_(1)
+        own = total * (processes / of_all[1]).float()
+        return own + ((of_all[0] / of_all[1]).float() - own).detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.data import read_image
+from monai_kwtl.distributed import is_main_process, on_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
@@ -140,12 +142,14 @@ def preview_sheet(
 
 
 def show_preview(sheet: np.ndarray, output_dir: str | os.PathLike, tensorboard: bool = True) -> Path:
-    """Write the sheet of pseudo-labels as ``pseudo_labels.png``, and to TensorBoard.
+    """Write the sheet of pseudo-labels as ``pseudo_labels.png``, and to TensorBoard; the first process does.
 
     Returns:
         The path of the PNG.
     """
     path = Path(output_dir) / "pseudo_labels.png"
+    if not is_main_process():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     Image.fromarray(sheet).save(unfinished, format="PNG")
@@ -166,6 +170,8 @@ def auto_pretext(
     **knobs: Any,
 ) -> str:
     """Return the weights that score a pool: tuned on its pseudo-labels, as they are, or those of a path.
+
+    Of several processes the first one tunes, alone, so that the weights are the same however many there are.
 
     Args:
         choice: ``always`` runs the pretext stage into ``output/pretext``, unless it has left weights there for these
@@ -193,7 +199,13 @@ def auto_pretext(
         if not Path(str(choice)).is_file():
             raise KWTLError(f"pretext is auto, always, skip or the path of weights; there is no file {choice!r}.")
         return str(choice)
-    folder = output / "pretext"
+    return on_main_process(partial(_tune, ckpt, root, dataset, output / "pretext", **knobs))
+
+
+def _tune(
+    ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **knobs: Any
+) -> str:
+    """Run the pretext stage into a folder, where that is not done yet, and return the path of the weights."""
     config_file = str(Path(root) / "configs" / "pretext.json")  # the check of unknown options looks for this name
     workflow = ConfigWorkflow(
         config_file=config_file,

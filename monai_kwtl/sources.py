@@ -6,11 +6,13 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai_kwtl.crops import CropDataset
 from monai_kwtl.data import describe_label_values, load_pool, read_image, read_label
+from monai_kwtl.distributed import on_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.pretext import spread
@@ -55,7 +57,7 @@ def source_folders(sources: Any, output: str | os.PathLike) -> list[Path]:
         KWTLError: when the list is empty, or a folder is named twice.
     """
     if sources is None:
-        return simulated_sources(Path(output) / "sources")
+        return on_main_process(partial(simulated_sources, Path(output) / "sources"))
     if isinstance(sources, str) and re.fullmatch(r"\s*\[.*\]\s*", sources, flags=re.DOTALL):
         sources = [entry.strip().strip("'\"") for entry in sources.strip()[1:-1].split(",")]
     given = list(sources) if isinstance(sources, (list, tuple)) else [sources]
@@ -118,6 +120,8 @@ def source_crops(
 ) -> dict[str, CropDataset]:
     """Make the crops of each source's inner loops, a function of seed, source and meta-epoch.
 
+    Several processes share the sources, not the crops of a source.
+
     Args:
         sources: as from :func:`load_sources`.
         crop: side of a crop, in pixels.
@@ -125,6 +129,6 @@ def source_crops(
         seed: of the draws.
     """
     return {
-        name: CropDataset(data, steps=1, size=crop, batch_size=crops, seed=[seed, task])
+        name: CropDataset(data, steps=1, size=crop, batch_size=crops, seed=[seed, task], rank=0, world_size=1)
         for task, (name, data) in enumerate(sources.items())
     }

@@ -19,6 +19,7 @@ from monai.handlers import ValidationHandler
 from torch import nn
 
 from monai_kwtl.data import describe_label_values, read_image, read_label
+from monai_kwtl.distributed import is_main_process, unwrap
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.losses import ForegroundWeightedBCE
@@ -27,7 +28,7 @@ from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.region_masks import read_region_masks
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection_file import read_selection
-from monai_kwtl.tuning import TuningLog, unwrap
+from monai_kwtl.tuning import TuningLog
 
 __all__ = [
     "BestWeights",
@@ -250,6 +251,8 @@ class BestWeights:
 class HeldOutValidation(ValidationHandler):
     """Validate every so many steps and at the last, keep the best weights; without held-out images do nothing.
 
+    Of several processes the first one validates, with a network that does not wait for the others.
+
     Args:
         interval: steps between validations.
         validator: its ``state.metrics["mean_iou"]`` decides.
@@ -267,7 +270,7 @@ class HeldOutValidation(ValidationHandler):
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        if len(self.validator.data_loader):
+        if len(self.validator.data_loader) and is_main_process():
             super().attach(engine)
             last = engine.state.epoch_length
             if last % self.interval:

@@ -18,24 +18,20 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.adaptation import pool_batches
-from monai_kwtl.bundle import file_sha256, is_main_process, not_finite
+from monai_kwtl.bundle import file_sha256, not_finite
 from monai_kwtl.checkpoints import StageCheckpoint, remove_unfinished, save_atomically
 from monai_kwtl.crops import CropDataset, GridCropDataset
+from monai_kwtl.distributed import is_main_process, on_main_process, ranks, unsynchronized
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log
 from monai_kwtl.normalization import estimate_batch_norm_statistics
 from monai_kwtl.summary import format_table
 
-__all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "pool_hash", "run_stage", "unwrap"]
+__all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "pool_hash", "run_stage"]
 
 logger = logging.getLogger("monai_kwtl")
 
 WEIGHTS_NAME, CHECKPOINT_NAME = "model.pt", "checkpoint.pt"
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside a ``DistributedDataParallel``, or the network itself."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def pool_hash(items: Sequence[Mapping[str, Any]]) -> str:
@@ -70,7 +66,7 @@ def crop_dataset(
 
 
 def check_stage_output(output_dir: str | os.PathLike, overwrite: bool, resume: bool) -> Path:
-    """Find out before a training whether its weights can be written.
+    """Find out before a training whether its weights can be written; of several processes the first one does.
 
     Args:
         output_dir: made if absent.
@@ -85,6 +81,8 @@ def check_stage_output(output_dir: str | os.PathLike, overwrite: bool, resume: b
             be written.
     """
     path = Path(output_dir) / WEIGHTS_NAME
+    if not is_main_process():
+        return path
     if path.exists() and not overwrite and not resume:
         raise KWTLError(f"{path} already exists: choose another --output_dir or add --overwrite true")
     if (unfinished := path.with_name(CHECKPOINT_NAME)).exists() and not overwrite and not resume:
@@ -193,7 +191,7 @@ class WeightsSaver:
         self.created_with, self.rescale, self.device = dict(created_with or {}), rescale, device
 
     def save(self, facts: Mapping[str, Any] | None = None) -> None:
-        """Fit the statistics, write weights and note.
+        """Fit the statistics, write weights and note; of several processes the first one does.
 
         Args:
             facts: results to add to the note.
@@ -201,11 +199,11 @@ class WeightsSaver:
         Raises:
             KWTLError: when the weights or the statistics are not finite; nothing is written then.
         """
-        network = unwrap(self.network)
-        if self.items:
-            estimate_batch_norm_statistics(network, pool_batches(self.items, rescale=self.rescale, device=self.device))
         if not is_main_process():
             return
+        network = unsynchronized(self.network)
+        if self.items:
+            estimate_batch_norm_statistics(network, pool_batches(self.items, rescale=self.rescale, device=self.device))
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         if broken := not_finite(state):
             raise KWTLError(
@@ -241,7 +239,14 @@ def run_stage(
     """
     if skip:
         return
-    if checkpoint.finished(saver.path):
+    # all processes have read the checkpoint before the first one changes it
+    finished, iteration = on_main_process(lambda: (checkpoint.finished(saver.path), checkpoint.iteration))
+    if iteration != checkpoint.iteration:
+        raise KWTLError(
+            f"process {ranks().rank} sees another state of {checkpoint.path} than the first one: --output_dir must be "
+            "a folder that all of them share."
+        )
+    if finished:
         logger.info(f"{saver.path} is finished: nothing to do")
         return
     if checkpoint.iteration:
@@ -254,8 +259,9 @@ def run_stage(
     results = dict(facts() if facts is not None else {})
     saver.save({"fingerprint": checkpoint.fingerprint, "steps": steps, **results})
     checkpoint.remove()
-    if is_main_process():
-        remove_unfinished(saver.path)
+    if not is_main_process():
+        return
+    remove_unfinished(saver.path)
     rows = [
         ("steps", str(steps)),
         ("loss, first tenth", f"{log.mean(True):.4f}"),
@@ -266,6 +272,5 @@ def run_stage(
         for name, value in results.items()
     ]
     rows.append(("weights", str(saver.path)))
-    if is_main_process():
-        for line in format_table(("", ""), rows)[1:]:
-            logger.info(line)
+    for line in format_table(("", ""), rows)[1:]:
+        logger.info(line)

@@ -1,0 +1,257 @@
+"""Several processes of one run: who is who, what one does for all, and how they begin and end together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.rendezvous import rendezvous
+
+from monai_kwtl.errors import KWTLError
+
+__all__ = [
+    "FailedElsewhereError",
+    "Ranks",
+    "alone",
+    "barrier",
+    "connect",
+    "first_to_fail",
+    "is_main_process",
+    "joined",
+    "local_rank",
+    "on_main_process",
+    "parallel",
+    "ranks",
+    "share",
+    "start",
+    "started_together",
+    "stop",
+    "unsynchronized",
+    "unwrap",
+]
+
+Result = TypeVar("Result")
+
+_store: dist.Store | None = None  # which all processes of the run can reach
+_alone = False
+
+
+class FailedElsewhereError(KWTLError):
+    """Ends this process because another one of the run has failed, which says why."""
+
+
+class Ranks(NamedTuple):
+    """Number of this process, from 0, and how many there are."""
+
+    rank: int
+    count: int
+
+
+# --- who is who -------------------------------------------------------------------------------------------------------
+
+
+def joined() -> bool:
+    """Whether this process is part of a distributed run."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def ranks() -> Ranks:
+    """Rank of this process and number of processes that work together: (0, 1) where it works alone."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if joined() and not _alone else Ranks(0, 1)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and speaks: the only one, or the first of several."""
+    return ranks().rank == 0
+
+
+def started_together() -> int:
+    """Number of processes that were started to work together, as ``torchrun`` tells each by its environment."""
+    try:
+        return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+    except (KeyError, ValueError):
+        return 1
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, from 0, which is the GPU that it takes."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if started_together() > 1 else 0
+
+
+# --- beginning and end ------------------------------------------------------------------------------------------------
+
+
+def connect() -> None:
+    """Reach the store of the run, so that from now on only the first process that fails says so."""
+    global _store
+    if _store is None and "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _store = next(rendezvous("env://", timeout=timedelta(minutes=5)))[0]
+
+
+def start(device: torch.device | str, timeout: float = 3600.0) -> None:
+    """Join the other processes that ``torchrun`` has started: with NCCL on CUDA, else with Gloo.
+
+    From then on all processes but the first are silent.
+
+    Args:
+        device: what this process computes on.
+        timeout: seconds that a process waits for the others before it gives up: longer than one works alone.
+
+    Raises:
+        KWTLError: when the processes were not started by ``torchrun``, or the timeout is unusable.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < 1e7:
+        raise KWTLError(f"timeout must be a number of seconds above 0, got {timeout!r}.")
+    connect()
+    if _store is None:
+        raise KWTLError(
+            "this configuration is for several processes: start it with torchrun --standalone --nproc_per_node=2 "
+            "-m monai.bundle run ..., or leave the multi_gpu file out of --config_file."
+        )
+    device = torch.device(device)
+    if not joined():
+        cuda = {"device_id": device} if device.type == "cuda" and device.index is not None else {}
+        if cuda:
+            torch.cuda.set_device(device)
+        hook = sys.excepthook
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
+            store=dist.PrefixStore("run", _store),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timedelta(seconds=timeout),
+            **cuda,
+        )
+        sys.excepthook = hook  # PyTorch's own puts the rank before every line
+    if not is_main_process():
+        logging.disable(logging.ERROR)
+
+
+def stop() -> None:
+    """Leave the other processes, at the end of a run."""
+    if joined():
+        dist.destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other process of the run has failed before: the first one says why, for all."""
+    if _store is None:
+        return True
+    try:
+        return _store.add("kwtl/failed", 1) == 1
+    except RuntimeError:  # the process that kept the store has gone
+        return True
+
+
+# --- one for all ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process work as if it were the only one: nothing inside is shared out or waits for others."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def on_main_process(work: Callable[[], Result]) -> Result:
+    """Let the first process do something alone, and give its result to all.
+
+    Args:
+        work: is called without arguments, in the first process; all others wait for it.
+
+    Returns:
+        Its result, which must be picklable.
+
+    Raises:
+        FailedElsewhereError: on the others, when it raises on the first.
+    """
+    rank, count = ranks()
+    if count == 1:
+        return work()
+    told: list[Any] = [None, False]
+    if rank == 0:
+        try:
+            with alone():
+                told = [work(), True]
+        except BaseException:
+            dist.broadcast_object_list(told, src=0)
+            raise
+    dist.broadcast_object_list(told, src=0)
+    if not told[1]:
+        raise FailedElsewhereError("the first process of this run has failed; see its message.")
+    return told[0]
+
+
+def share(items: Sequence[Any]) -> list[Any]:
+    """The part of a list that this process shall work on: every n-th element of the list that the first process has."""
+    rank, count = ranks()
+    return on_main_process(lambda: list(items))[rank::count]
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if ranks().count > 1:
+        dist.barrier()
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """Wrap a network for training in several processes, each of which sees a part of every batch.
+
+    On CUDA, batch-norm layers take their statistics from the whole batch. PyTorch has no such layers for the CPU: there
+    each process normalises its own part, and the running statistics are those of the first process.
+
+    Args:
+        network: on the device of this process.
+
+    Returns:
+        A ``DistributedDataParallel``: gradients are averaged over the processes, so use it with
+        ``monai_kwtl.losses.LossOverProcesses``.
+    """
+    device = next(network.parameters()).device
+    if device.type != "cuda":
+        return nn.parallel.DistributedDataParallel(network)
+    return nn.parallel.DistributedDataParallel(
+        nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device.index]
+    )
+
+
+def unwrap(network: Any) -> Any:
+    """The network inside a ``DistributedDataParallel``; anything else as it is."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+def unsynchronized(network: nn.Module) -> nn.Module:
+    """Make a network of :func:`parallel` usable by one process without the others, after the training.
+
+    Args:
+        network: its batch-norm layers are changed in place where they take statistics from all processes.
+
+    Returns:
+        The network inside; its weights and statistics are the same.
+    """
+    network = unwrap(network)
+    for layer in network.modules():
+        if isinstance(layer, nn.SyncBatchNorm):
+            layer.__class__ = _LocalBatchNorm
+    return network
+
+
+class _LocalBatchNorm(nn.SyncBatchNorm):
+    """Statistics of what this process sees; the forward pass of the base class waits for the other processes."""
+
+    forward = nn.modules.batchnorm._BatchNorm.forward

@@ -1,0 +1,69 @@
+"""How a run that fails says so: in one line that the user can act on, from one of its processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+
+from monai_kwtl.distributed import FailedElsewhereError, first_to_fail, ranks
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["one_line_errors"]
+
+
+def _for_the_user(error: BaseException | None) -> str | None:
+    """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
+    while error is not None:
+        text = str(error)
+        passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
+        if passed_on:  # a data loader's worker passes errors on as the text of their traceback
+            return passed_on[0]
+        if isinstance(error, OSError) and error.strerror and not isinstance(error, dist.DistError):
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return f"{where}{error.strerror}; mend that, or choose another place"
+        if isinstance(error, (KWTLError, OSError)):
+            return text.strip().splitlines()[-1] if "Original Traceback" in text else " ".join(text.split())
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in text):
+            return "another process of this run has ended or does not answer any more; run it again, or with fewer."
+        # torch has a class for the memory of a GPU only
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in text:
+            return "the memory does not suffice; use a smaller --tile, in training a smaller --crop or --batch_size"
+        error = error.__cause__
+    return None
+
+
+def _failed_elsewhere(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, FailedElsewhereError):
+        error = error.__cause__
+    return error is not None
+
+
+def one_line_errors() -> None:
+    """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
+
+    Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
+    MONAI wrapped them.
+    Everything else is a bug and keeps its traceback, as all errors do where ``KWTL_TRACEBACK`` is set. Of several
+    processes only the first one to fail says why.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            if ranks().rank == 0:
+                print("\nstopped; nothing of yours was changed.", file=sys.stderr)
+            return
+        if _failed_elsewhere(error) or not first_to_fail():
+            return
+        message = _for_the_user(error)
+        if message is None or os.environ.get("KWTL_TRACEBACK"):
+            traceback.print_exception(kind, error, trace)
+            return
+        print(f"error: {message}", file=sys.stderr)
+
+    sys.excepthook = hook

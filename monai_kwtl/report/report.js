@@ -53,7 +53,10 @@
     panes.style.setProperty("--number", picture.getAttribute("width") / picture.getAttribute("height"));
     panes.style.setProperty("--ratio", `${picture.getAttribute("width")} / ${picture.getAttribute("height")}`);
     $("#zoom-title").textContent = `Rank ${card.dataset.rank}: ${$("h3", card).textContent}, ${$("header p", card).textContent}`;
-    if (!zoom.open) zoom.showModal();
+    if (!zoom.open) {
+      zoom.showModal();
+      $('[data-move="1"]', zoom).focus();
+    }
   }
 
   function applyFilter() {
@@ -78,6 +81,20 @@
     $("#rows").append(...[...rows].sort(compare));
   }
 
+  function oneImageOrAll() {
+    const row = rows.find((element) => element.dataset.rank === current);
+    if (filter.value === "" && !row) return;
+    filter.value = filter.value === "" ? row.dataset.image : "";
+    applyFilter();
+    if (row) setCurrent(current, true);
+  }
+
+  function nextOrder() {
+    order.selectedIndex = (order.selectedIndex + 1) % order.length;
+    applyOrder();
+    if (current !== null) setCurrent(current, true);
+  }
+
   function setTheme(name) {
     root.dataset.theme = name;
     try { localStorage.setItem("kwtl-theme", name); } catch { /* a page opened from a file may have no storage */ }
@@ -87,6 +104,12 @@
   $$(".switch button").forEach((button) => button.addEventListener("click", () => setView(button.dataset.view)));
   filter.addEventListener("change", applyFilter);
   order.addEventListener("change", applyOrder);
+  for (const select of [filter, order]) { // chosen with the mouse, it gives the keys back to the page
+    let mouse = false;
+    select.addEventListener("pointerdown", () => { mouse = true; });
+    select.addEventListener("keydown", () => { mouse = false; });
+    select.addEventListener("change", () => { if (mouse) select.blur(); });
+  }
   $("#theme").addEventListener("click", () => setTheme(dark() ? "light" : "dark"));
   $$(".only").forEach((button) => button.addEventListener("click", () => {
     filter.value = filter.value === button.dataset.image ? "" : button.dataset.image;
@@ -109,7 +132,7 @@
   const keys = {
     ArrowLeft: () => move(-1), ArrowRight: () => move(1), k: () => move(-1), j: () => move(1),
     1: () => setView("image"), 2: () => setView("prediction"), 3: () => setView("disagreement"), 4: () => setView("both"),
-    t: () => setTheme(dark() ? "light" : "dark"),
+    i: oneImageOrAll, o: nextOrder, t: () => setTheme(dark() ? "light" : "dark"),
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, textarea")) return;
@@ -121,10 +144,13 @@
       keys[event.key]();
     }
   });
+  let opened = [];
   addEventListener("beforeprint", () => {
     $$("img[loading]").forEach((image) => { image.loading = "eager"; });
-    $$("details").forEach((details) => { details.open = true; });
+    opened = $$("details").filter((details) => !details.open);
+    opened.forEach((details) => { details.open = true; });
   });
+  addEventListener("afterprint", () => opened.forEach((details) => { details.open = false; }));
 
   try {
     const kept = localStorage.getItem("kwtl-theme");

@@ -15,7 +15,7 @@ NEXT_STEP = (
 
 SETTINGS = {
     "dataset_dir": ("Images", "The folder of images that were ranked"),
-    "budget": ("Budget", "How many images' worth of area may be outlined"),
+    "budget": ("Budget", "How much may be outlined; an image's worth is the area of one image, from any of them"),
     "budget_windows": ("Budget, regions", "How many regions may be outlined"),
     "budget_pixels": ("Budget, pixels", "How many pixels may be outlined, each counted once"),
     "strategy": (

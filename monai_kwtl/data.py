@@ -39,6 +39,14 @@ DECODE_LIMIT = 1 << 26  # pixels; larger images are not decoded when scanned, on
 NAMED_AT_MOST = 20  # unreadable images in one message
 
 
+def _memory() -> float:
+    """Bytes of memory that this machine has; infinite where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -59,6 +67,8 @@ def _scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]
             digest = _sha256(item["image"])
             for page, height, width in sizes:
                 try:
+                    if 2 * height * width > _memory():  # as in the file, and as 8 bit
+                        raise UnreadableError("it is too large for the memory")
                     if height * width <= DECODE_LIMIT:
                         with with_a_reason():
                             pixels = checked(file.read(page))
@@ -76,7 +86,7 @@ def scan_images(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Look into each file once: its hash, its pages, their size, and whether they can be read.
 
     Pages of up to ``DECODE_LIMIT`` pixels are decoded to find out; of larger ones only the header is checked, and that
-    a TIFF's pixels lie inside the file.
+    the file and the memory can hold what it claims.
 
     Args:
         items: as from :func:`find_images`; scanning them twice does no harm.

@@ -40,8 +40,12 @@ _REASONS = (
     ("Compressed file ended", "it is truncated"),
     ("Expected ", "it is truncated"),  # nibabel: Expected 12 bytes, got 3 bytes
     ("mmap length is greater", "it is truncated"),
+    ("not enough data in file", "it is truncated"),
     ("corrupted", "it is broken"),
     ("broken", "it is broken"),
+    ("unrecognized data stream", "it is broken"),  # Pillow's decoders, and next those of imagecodecs and zlib
+    ("decompress", "it is broken"),
+    ("_CORRUPT", "it is broken"),
 )
 
 

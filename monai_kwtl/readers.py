@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,10 @@ class _NiftiFile:
             raise UnreadableError(f"{kind} voxels: save it as grey values, or as PNG or TIFF")
         if len(shape) < 2 or any(length > 1 for length in shape[3:]):
             raise UnreadableError(f"{len(shape)} dimensions: save single volumes (x, y, z) or images (x, y)")
+        # Deflate makes data at most 1 032 times smaller
+        room = os.path.getsize(path) * (1032 if has_suffix(path, (".gz",)) else 1)
+        if math.prod(shape) * dtype.itemsize > room:
+            raise UnreadableError("it is truncated")
         self._depth = shape[2] if len(shape) > 2 else 1
 
     def sizes(self) -> list[tuple[int | None, int, int]]:

@@ -7,11 +7,15 @@ from typing import BinaryIO
 
 import numpy as np
 import tifffile
-from tifffile import PHOTOMETRIC
+from tifffile import COMPRESSION, PHOTOMETRIC
 
 from monai_kwtl.decoding import ORIENTATION, PIL_READER, UnreadableError, pillow_pixels, quiet, shown_size, turn
 
 __all__ = ["TiffFile"]
+
+# of compressions that have a limit, none makes data so many times smaller (Deflate 1 032, LZW 2 731, PackBits 64)
+_DENSEST = 4096
+_LIMITED = (COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
 
 
 class TiffFile:
@@ -56,6 +60,10 @@ class TiffFile:
             end = page.dataoffsets[0] + page.nbytes * frames
         else:
             end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+            there = [count for count in page.databytecounts if count]
+            claimed = len(there) * math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
+            if page.compression in _LIMITED and claimed > _DENSEST * sum(there):
+                raise UnreadableError("it is truncated")
         if end > self._tiff.filehandle.size:
             raise UnreadableError("it is truncated")
 

@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from monai_kwtl.bundle import file_sha256
 from monai_kwtl.distributed import unwrap
 from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["StageCheckpoint", "remove_unfinished", "save_atomically"]
 
@@ -32,20 +33,13 @@ def save_atomically(state: Any, path: str | os.PathLike) -> None:
     Raises:
         KWTLError: when it cannot be written; what was there before is untouched.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as unfinished:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise KWTLError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # of a full disk torch says that it came to an unexpected place in the file
+                raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
 
 
 def remove_unfinished(path: str | os.PathLike) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import threading
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
@@ -17,6 +20,12 @@ from monai_kwtl.errors import KWTLError
 __all__ = ["one_line_errors"]
 
 
+# what to do about errors that only come of writing; Windows has no quota
+_TO_DO = dict.fromkeys(
+    (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "make room, or choose another --output_dir"
+) | {errno.EROFS: "choose another --output_dir"}
+
+
 def _for_the_user(error: BaseException | None) -> str | None:
     """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
     while error is not None:
@@ -24,6 +33,9 @@ def _for_the_user(error: BaseException | None) -> str | None:
         passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
         if passed_on:  # a data loader's worker passes errors on as the text of their traceback
             return passed_on[0]
+        if isinstance(error, OSError) and error.errno in _TO_DO:
+            where = f" {error.filename}" if error.filename else ""
+            return f"cannot write{where} ({error.strerror}): {_TO_DO[error.errno]}"
         if isinstance(error, OSError) and error.strerror and not isinstance(error, dist.DistError):
             where = f"{error.filename}: " if error.filename is not None else ""
             return f"{where}{error.strerror}; mend that, or choose another place"
@@ -38,6 +50,18 @@ def _for_the_user(error: BaseException | None) -> str | None:
     return None
 
 
+class _ThreadHook:
+    """What happens to exceptions that end a thread: nothing to TensorBoard's, what happened before to all others."""
+
+    def __init__(self, former: Callable[[threading.ExceptHookArgs], None]) -> None:
+        self.former = former
+
+    def __call__(self, arguments: threading.ExceptHookArgs) -> None:
+        theirs = isinstance(arguments.exc_value, OSError) and type(arguments.thread).__name__ == "_AsyncWriterThread"
+        if not theirs or os.environ.get("KWTL_TRACEBACK"):
+            self.former(arguments)
+
+
 def _failed_elsewhere(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, FailedElsewhereError):
         error = error.__cause__
@@ -50,7 +74,8 @@ def one_line_errors() -> None:
     Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
     MONAI wrapped them.
     Everything else is a bug and keeps its traceback, as all errors do where ``KWTL_TRACEBACK`` is set. Of several
-    processes only the first one to fail says why.
+    processes only the first one to fail says why. TensorBoard's thread keeps silent: what stops it is raised again
+    where it is given the next event.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -67,3 +92,5 @@ def one_line_errors() -> None:
         print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = hook
+    if not isinstance(threading.excepthook, _ThreadHook):
+        threading.excepthook = _ThreadHook(threading.excepthook)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import safe_stems
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["MaskSaver", "mask_file_names"]
 
@@ -99,14 +100,8 @@ class MaskSaver:
             The path of the PNG.
         """
         path = self.output_dir / self.names[(item["name"], item["page"])]
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        try:
+        with written_whole(path) as unfinished:
             Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, format="PNG")
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise KWTLError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
         return path
 
     def _summarise(self, engine: Engine) -> None:

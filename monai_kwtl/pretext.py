@@ -19,6 +19,7 @@ from monai_kwtl.distributed import is_main_process, on_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["auto_pretext", "choose_pseudo_label", "preview_sheet", "pseudo_labelled", "show_preview", "spread"]
 
@@ -151,9 +152,8 @@ def show_preview(sheet: np.ndarray, output_dir: str | os.PathLike, tensorboard: 
     if not is_main_process():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    Image.fromarray(sheet).save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        Image.fromarray(sheet).save(unfinished, format="PNG")
     if tensorboard:
         with SummaryWriter(str(Path(output_dir) / "tensorboard")) as writer:
             writer.add_image("pseudo-labels", sheet, dataformats="HW")

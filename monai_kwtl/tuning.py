@@ -26,6 +26,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log
 from monai_kwtl.normalization import estimate_batch_norm_statistics
 from monai_kwtl.summary import format_table
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "pool_hash", "run_stage"]
 
@@ -212,9 +213,8 @@ class WeightsSaver:
             )
         save_atomically(state, self.path)
         note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
-        unfinished = self.path.with_suffix(".json.unfinished")
-        unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.path.with_suffix(".json"))
+        with written_whole(self.path.with_suffix(".json")) as unfinished:
+            unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
 
 def run_stage(

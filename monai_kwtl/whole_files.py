@@ -13,7 +13,7 @@ __all__ = ["written_whole"]
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike, hint: str = "choose another place") -> Iterator[Path]:
+def written_whole(path: str | os.PathLike, hint: str = "make room, or choose another --output_dir") -> Iterator[Path]:
     """Write a file beside its final name, and rename it when the body is through: readers see the old file or the new.
 
     Args:

@@ -323,7 +323,10 @@ def _caused_by(cause):
             FileNotFoundError(2, "No such file or directory", "there/a.png"),
             "there/a.png: No such file or directory; mend that, or choose another place",
         ),
-        (OSError(28, "No space left on device"), "No space left on device; mend that, or choose another place"),
+        (
+            OSError(28, "No space left on device"),
+            "cannot write (No space left on device): make room, or choose another --output_dir",
+        ),
         (
             MemoryError(),
             "the memory does not suffice; use a smaller --tile, in training a smaller --crop or --batch_size",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.report.pictures import for_display, place_labels, rank_colours, shrink, text_colour
 from monai_kwtl.selection import Region
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["group_by_image", "image_label", "overview_picture"]
 
@@ -104,16 +104,9 @@ def overview_picture(
     if foot:
         more = f"and {_count(len(groups) - len(shown), 'more image')}"
         draw.text((MARGIN, top), more, font=_font(22), fill=FAINT)
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
+    with written_whole(path) as unfinished:
         canvas.save(unfinished, "PNG")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise KWTLError(f"{path} cannot be written ({error.strerror or error}): choose another --output_dir") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def image_label(item: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -16,7 +15,6 @@ import numpy as np
 from markupsafe import Markup
 
 from monai_kwtl import __version__
-from monai_kwtl.errors import KWTLError
 from monai_kwtl.report.entries import (
     Detail,
     cost_tiles,
@@ -30,6 +28,7 @@ from monai_kwtl.report.overview import group_by_image
 from monai_kwtl.report.pictures import data_uri, for_display, rank_colours, score_gradient, shrink
 from monai_kwtl.report.words import NEXT_STEP, describe_settings, score_name
 from monai_kwtl.selection import Region
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["write_report"]
 
@@ -122,7 +121,9 @@ def write_report(
         has_scores=any(detail.scores is not None for detail in details.values()),
         **_assets(),
     )
-    return _write(Path(path), page)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    return Path(path)
 
 
 @lru_cache(maxsize=1)
@@ -142,15 +143,3 @@ def _assets() -> dict[str, Markup]:
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return {"style": Markup(style), "script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}
-
-
-def _write(path: Path, page: str) -> Path:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise KWTLError(f"{path} cannot be written ({error.strerror or error}): choose another --output_dir") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path

@@ -17,6 +17,8 @@ __all__ = ["main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("monai_kwtl.commands.doctor", "say whether this installation works, and what to mend"),
     "data": ("monai_kwtl.commands.data", "say what is found in a folder of images, and what cannot be read"),
+    "export": ("monai_kwtl.commands.export", "make a folder for an annotation tool out of a selection"),
+    "import": ("monai_kwtl.commands.import_masks", "make masks out of what was annotated"),
     "export-model": ("monai_kwtl.commands.export_model", "write a trained network for Fiji, ilastik and QuPath"),
 }
 

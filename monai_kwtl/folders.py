@@ -85,7 +85,9 @@ def find_images(
         return sorted(items, key=name_and_page)
     if labels is None:
         label_dir = root / "labels"
-        masks = _list(label_dir, "masks", "--labels")[0] if label_dir.is_dir() else []
+        # masks that kwtl import wrote are of regions; train.json takes them where it is told of their folder
+        whole = label_dir.is_dir() and not (label_dir / "regions.json").exists()
+        masks = _list(label_dir, "masks", "--labels")[0] if whole else []
     else:
         label_dir = Path(labels)
         masks = _images_of(label_dir, "masks", "--labels")

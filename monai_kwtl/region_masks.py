@@ -13,12 +13,32 @@ import numpy as np
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import region_file_names
+from monai_kwtl.mask_record import has_record, read_record
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.selection import Region
 
-__all__ = ["read_region_masks"]
+__all__ = ["MaskFolder", "check_images", "labelled_regions", "read_region_masks"]
 
 logger = logging.getLogger("monai_kwtl")
+
+
+def labelled_regions(selection: Mapping[str, Any] | None, masks_dir: str | Path) -> list[tuple[Region, str]] | None:
+    """The regions that masks are looked for, each with the base name of its mask; no mask is opened.
+
+    Args:
+        selection: as from ``read_selection``; None asks the folder itself, see :mod:`monai_kwtl.mask_record`.
+        masks_dir: folder of masks.
+
+    Returns:
+        Pairs of region and base name; None where neither tells of regions: the masks are of whole images.
+    """
+    if selection is not None:
+        regions = list(selection["regions"])
+        names = [PurePosixPath(name).stem for name in region_file_names(regions)]
+        return list(zip(regions, names, strict=True))
+    if not has_record(masks_dir):
+        return None
+    return [(record.region, PurePosixPath(record.mask).stem) for record in read_record(masks_dir)]
 
 
 def read_region_masks(
@@ -33,7 +53,8 @@ def read_region_masks(
 
     Args:
         selection: as from ``read_selection``: pixels outside its regions are unknown, whatever the masks say there.
-            None: whole-image masks only, known everywhere.
+            None: the regions that ``kwtl import`` noted in the folder; without such a note whole-image masks only,
+            known everywhere.
         masks_dir: folder of masks.
         items: the pool, dicts with "name", "page", "height", "width" and, to notice changed images, "sha256".
 
@@ -48,22 +69,21 @@ def read_region_masks(
     """
     folder = Path(masks_dir)
     items = list(items)
-    masks = _Masks(folder, items)
-    if selection is None:
+    masks = MaskFolder(folder, items)
+    named = labelled_regions(selection, folder)
+    if named is None:
         found = [masks.of_image(item) for item in items]
         found = [entry for entry in found if entry is not None]
         if not found:
             raise _nothing_found(folder, [_stem(item["name"]) for item in items])
         return found
 
-    regions: list[Region] = list(selection["regions"])
-    if not regions:
+    if not named:
         raise KWTLError("the selection has no region: there is nothing to learn from; select again")
-    names = [PurePosixPath(name).stem for name in region_file_names(regions)]
     members: dict[tuple, list[tuple[Region, str]]] = defaultdict(list)
-    for region, name in zip(regions, names, strict=True):
+    for region, name in named:
         members[region.image, region.page].append((region, name))
-    _check_images(members, items)
+    check_images((region for region, _ in named), items)
     result, done = [], 0
     for item in items:
         its = members.get((item["name"], item.get("page")), [])
@@ -71,11 +91,11 @@ def read_region_masks(
         done += count
         result += [entry] if count else []
     if not done:
-        raise _nothing_found(folder, [*names[:2], *(_stem(region.image) for region in regions[:1])])
-    if done < len(regions):
-        logger.warning(
-            "%d of %d regions have no mask in %s yet; they stay unknown", len(regions) - done, len(regions), folder
-        )
+        images = [_stem(region.image) for region, _ in named[:1]]
+        raise _nothing_found(folder, [name for _, name in named[:2]] + images)
+    missing = len(named) - done
+    if missing:
+        logger.warning("%d of %d regions have no mask in %s yet; they stay unknown", missing, len(named), folder)
     return result
 
 
@@ -90,29 +110,46 @@ def _nothing_found(folder: Path, stems: list[str]) -> KWTLError:
     return KWTLError(f"{folder}: no mask has a name that was looked for; save masks as {expected} or so on")
 
 
-def _check_images(members: Mapping[tuple, list], items: Iterable[Mapping]) -> None:
+def check_images(regions: Iterable[Region], items: Iterable[Mapping[str, Any]]) -> None:
+    """Find out whether regions belong to a pool.
+
+    Args:
+        regions: of a selection.
+        items: the pool, dicts with "name", "page", "height" and "width" and, to notice changed images, "sha256".
+
+    Raises:
+        KWTLError: when an image is not in the pool or has changed, or a region lies outside its image.
+    """
     by_key = {(item["name"], item.get("page")): item for item in items}
-    for key, its in members.items():
+    for region in regions:
+        key = region.image, region.page
         if key not in by_key:
             raise KWTLError(
                 f"the selection names {key[0]!r}, which is not in the data set: give the folder it was made on"
             )
         item, height, width = by_key[key], by_key[key]["height"], by_key[key]["width"]
-        for region, _ in its:
-            if region.y + region.height > height or region.x + region.width > width:
-                box = f"x {region.x}, y {region.y}, {region.width} wide, {region.height} high"
-                raise KWTLError(
-                    f"the region of rank {region.rank} ({box}) leaves {region.image!r}, which is {width} wide and "
-                    f"{height} high: select again on these images"
-                )
-            if item.get("sha256", region.image_sha256) != region.image_sha256:
-                raise KWTLError(
-                    f"{region.image!r} has changed since it was selected: put the former file back or select again"
-                )
+        if region.y + region.height > height or region.x + region.width > width:
+            box = f"x {region.x}, y {region.y}, {region.width} wide, {region.height} high"
+            raise KWTLError(
+                f"the region of rank {region.rank} ({box}) leaves {region.image!r}, which is {width} wide and "
+                f"{height} high: select again on these images"
+            )
+        if item.get("sha256", region.image_sha256) != region.image_sha256:
+            raise KWTLError(
+                f"{region.image!r} has changed since it was selected: put the former file back or select again"
+            )
 
 
-class _Masks:
-    """The masks of a folder, found by base name."""
+class MaskFolder:
+    """The masks of a folder, found by base name.
+
+    Args:
+        folder: of masks.
+        items: the pool, to notice a mask that could be of two images.
+
+    Raises:
+        KWTLError: when there is no such folder.
+    """
 
     def __init__(self, folder: Path, items: list[Mapping]) -> None:
         try:
@@ -159,7 +196,7 @@ class _Masks:
         return {"item": item, "label": label[None], "known": np.ones((1, *shape), dtype=bool)}
 
 
-def _selected_regions(item: Mapping, members: list, masks: _Masks) -> tuple[dict[str, Any] | None, int]:
+def _selected_regions(item: Mapping, members: list, masks: MaskFolder) -> tuple[dict[str, Any] | None, int]:
     """The entry of one image, and how many of its regions have a mask."""
     if not members:
         return None, 0

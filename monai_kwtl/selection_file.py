@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.json_file import Checker, parse_json, short
 from monai_kwtl.selection import Region
 
-__all__ = ["FORMAT", "SELECTION_NAME", "dump_selection", "portable", "read_selection"]
+__all__ = [
+    "FORMAT",
+    "SELECTION_NAME",
+    "dump_selection",
+    "portable",
+    "read_region",
+    "read_selection",
+    "region_to_dict",
+]
 
 FORMAT = "kwtl-selection/1"
 SELECTION_NAME = "selection.json"
-LARGEST = 2**31 - 1  # no image has more rows or columns; keeps x + width inside 64 bits for every reader
+MEND = "write the file again with select.json"
 
 
 def round_number(value: float) -> float:
@@ -99,98 +106,30 @@ def dump_selection(regions: Iterable[Region], *, budget: Mapping, cost: Mapping,
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the field {key!r} appears twice")
-        result[key] = value
-    return result
+def read_region(check: Checker, entry: Any, where: str) -> Region:
+    """One entry of "regions", checked.
 
+    Args:
+        check: of the file.
+        entry: what stands there.
+        where: the field, with a dot behind it, for messages.
 
-def _no_constants(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
-
-
-class _Checker:
-    """Raises the one-line errors of a selection file, each with the file and the field."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def fail(self, message: str) -> KWTLError:
-        return KWTLError(f"{self.path}: {message}; write the file again with select.json")
-
-    def get(self, mapping: Any, key: str, kind: type, where: str) -> Any:
-        if key not in mapping:
-            raise self.fail(f"{where}{key} is missing")
-        value = mapping[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            words = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
-            raise self.fail(f"{where}{key} must be {words.get(kind, 'a number')}, not {_short(value)}")
-        return value
-
-    def whole(self, mapping: Any, key: str, where: str, low: int) -> int:
-        value = self.get(mapping, key, int, where)
-        if not low <= value <= LARGEST:
-            raise self.fail(f"{where}{key} must be from {low} to {LARGEST}, not {_short(value)}")
-        return value
-
-    def image_name(self, mapping: Any, where: str) -> str:
-        name = self.get(mapping, "image", str, where)
-        parts = re.split(r"[/\\]", name)
-        harmless = all(part not in ("", ".", "..") for part in parts) and not PureWindowsPath(name).drive
-        if not harmless or re.search(r"[\x00-\x1f\x7f]", name):
-            raise self.fail(f"{where}image must be a path inside the data set, without '..', not {_short(name)}")
-        return name
-
-    def region(self, entry: Any, where: str) -> Region:
-        if not isinstance(entry, dict):
-            raise self.fail(f"{where.rstrip('.')} must be an object, not {_short(entry)}")
-        sha256 = self.get(entry, "image_sha256", str, where)
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise self.fail(f"{where}image_sha256 must be 64 hexadecimal digits, not {_short(sha256)}")
-        score = self.get(entry, "score", (int, float), where)
-        try:
-            finite = math.isfinite(score)
-        except OverflowError:
-            finite = False
-        if not finite:
-            raise self.fail(f"{where}score must be a finite number, not {_short(score)}")
-        return Region(
-            rank=self.whole(entry, "rank", where, 1),
-            image=self.image_name(entry, where),
-            page=self.whole(entry, "page", where, 0) if "page" in entry else None,
-            image_sha256=sha256,
-            x=self.whole(entry, "x", where, 0),
-            y=self.whole(entry, "y", where, 0),
-            width=self.whole(entry, "width", where, 1),
-            height=self.whole(entry, "height", where, 1),
-            score=float(score),
-        )
-
-
-def _short(value: Any) -> str:
-    text = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _parse(path: Path) -> Any:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise KWTLError(f"{path}: not a text file (byte {error.start}); give a {SELECTION_NAME}") from error
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise KWTLError(f"{path}: cannot be read ({reason}); give the {SELECTION_NAME} of a finished run") from error
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constants)
-    except json.JSONDecodeError as error:
-        raise KWTLError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; mend the JSON") from error
-    except RecursionError as error:
-        raise KWTLError(f"{path}: nested too deeply for a selection") from error
-    except ValueError as error:
-        raise KWTLError(f"{path}: {str(error).splitlines()[0]}; mend the JSON") from error
+    Raises:
+        KWTLError: one line with file and field, for whatever is not as the format says.
+    """
+    if not isinstance(entry, dict):
+        raise check.fail(f"{where.rstrip('.')} must be an object, not {short(entry)}")
+    return Region(
+        rank=check.whole(entry, "rank", where, 1),
+        image=check.image_name(entry, where),
+        page=check.whole(entry, "page", where, 0) if "page" in entry else None,
+        image_sha256=check.sha256(entry, "image_sha256", where),
+        x=check.whole(entry, "x", where, 0),
+        y=check.whole(entry, "y", where, 0),
+        width=check.whole(entry, "width", where, 1),
+        height=check.whole(entry, "height", where, 1),
+        score=check.number(entry, "score", where),
+    )
 
 
 def read_selection(path: str | Path) -> dict[str, Any]:
@@ -209,24 +148,24 @@ def read_selection(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / SELECTION_NAME if path.is_dir() else path
-    document = _parse(path)
-    check = _Checker(path)
+    document = parse_json(path, SELECTION_NAME)
+    check = Checker(path, MEND)
     if not isinstance(document, dict):
-        raise check.fail(f"must hold an object, not {_short(document)}")
+        raise check.fail(f"must hold an object, not {short(document)}")
     found = check.get(document, "format", str, "")
     if found != FORMAT:
-        raise check.fail(f"format must be {FORMAT!r}, not {_short(found)}")
+        raise check.fail(f"format must be {FORMAT!r}, not {short(found)}")
     result = {key: check.get(document, key, dict, "") for key in ("created_with", "budget", "cost")}
     for key in ("windows", "images", "unique_pixels"):
         if check.get(result["cost"], key, int, "cost.") < 0:
             raise check.fail(f"cost.{key} must not be negative")
     entries = check.get(document, "regions", list, "")
-    regions = [check.region(entry, f"regions[{index}].") for index, entry in enumerate(entries)]
+    regions = [read_region(check, entry, f"regions[{index}].") for index, entry in enumerate(entries)]
     _check_together(regions, check)
     return {"format": FORMAT, **result, "regions": sorted(regions, key=lambda region: region.rank)}
 
 
-def _check_together(regions: list[Region], check: _Checker) -> None:
+def _check_together(regions: list[Region], check: Checker) -> None:
     ranks: dict[int, int] = {}
     boxes: dict[tuple, int] = {}
     hashes: dict[str, str] = {}

@@ -23,9 +23,10 @@ from monai_kwtl.distributed import is_main_process, unwrap
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.mask_record import has_record
 from monai_kwtl.metrics import overlap, summarize
 from monai_kwtl.readers import SUFFIXES, has_suffix
-from monai_kwtl.region_masks import read_region_masks
+from monai_kwtl.region_masks import labelled_regions, read_region_masks
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection_file import read_selection
 from monai_kwtl.tuning import TuningLog
@@ -37,6 +38,7 @@ __all__ = [
     "Parts",
     "hold_out",
     "loss_function",
+    "of_whole_images",
     "prepare_validation",
     "read_support",
     "support_hash",
@@ -66,26 +68,27 @@ def read_support(
     Args:
         items: the pool; with whole-image masks those that have one count.
         labels: folder of the masks of regions, or of whole images, that a selection names.
-        selection: path of ``selection.json``: pixels outside its regions are unknown. None: masks of whole images.
+        selection: path of ``selection.json``: pixels outside its regions are unknown. None: the regions that
+            ``kwtl import`` noted in ``labels``, and without such a note masks of whole images.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
 
     Returns:
-        Dicts of ``name``, ``page``, ``sha256``, ``image``, ``label``, uint8 (1, H, W), and with a selection ``known``,
+        Dicts of ``name``, ``page``, ``sha256``, ``image``, ``label``, uint8 (1, H, W), and for regions ``known``,
         bool (1, H, W), and ``regions``.
 
     Raises:
         KWTLError: when there is no mask, none has foreground, or a mask does not fit its image.
     """
-    if selection is None:
+    if of_whole_images(labels, selection):
         chosen = labelled(items, labels if labels is not None else "the data set")
         entries = [{"item": item, "label": read_label(item), "known": None} for item in chosen]
         masks, regions = chosen, None
     else:
         if labels is None:
             raise KWTLError("--selection needs --labels: the folder with the masks of its regions.")
-        document = read_selection(selection)
+        document = None if selection is None else read_selection(selection)
         entries = read_region_masks(document, labels, items)
-        regions = document["regions"]
+        regions = [region for region, _ in labelled_regions(document, labels) or []]
         paths = sorted(path for path in Path(labels).iterdir() if path.is_file() and has_suffix(path, SUFFIXES))
         masks = [{"label": str(path), "page": None} for path in paths if not path.name.startswith(".")]
     note = describe_label_values(masks)
@@ -108,6 +111,11 @@ def read_support(
         f"support set: {len(support)} images, {known} labelled pixels, {100 * foreground / known:.1f} % foreground"
     )
     return support
+
+
+def of_whole_images(labels: str | os.PathLike | None, selection: str | os.PathLike | None = None) -> bool:
+    """Whether masks are of whole images, to be matched by name, and not of regions."""
+    return selection is None and not has_record(labels)
 
 
 def _inside(plane: np.ndarray, region: Any) -> np.ndarray:

@@ -1,0 +1,44 @@
+"""``kwtl import``: annotations back in, as one mask for each finished region."""
+
+from __future__ import annotations
+
+import argparse
+
+from monai_kwtl.exchange.annotation import CONFLICTS
+from monai_kwtl.exchange.work import TOOLS, Imported, import_regions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the folders, the tool and the rules."""
+    parser.add_argument("work", help="folder of kwtl export, with the annotations in it")
+    parser.add_argument("--from", required=True, dest="tool", help=f"the tool: {', '.join(TOOLS)}")
+    parser.add_argument("--output", required=True, help="folder of the masks; those of other regions in it stay")
+    parser.add_argument(
+        "--conflict",
+        default=CONFLICTS[0],
+        help="where two annotations of a region differ: newest takes the one made last, union what is outlined in "
+        "either, error stops; default: newest",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace masks that are there and differ; they are kept in replaced/"
+    )
+    parser.add_argument("--dataset_dir", default=None, help="folder of the images, to note the round in project.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the masks and say which regions have one."""
+    done = import_regions(options.work, options.tool, options.output, options.conflict, options.force)
+    for note in done.notes:
+        print(note)
+    print(f"{len(done.finished)} of {len(done.regions)} regions are finished, {done.objects} objects in them")
+    if done.unfinished:
+        print(f"annotated, but not finished: rank {', '.join(map(str, done.unfinished))}")
+    print(f"{done.written} masks written to {options.output}, {done.replaced} of them replace others")
+    _say_next(done, options)
+    return 0
+
+
+def _say_next(done: Imported, options: argparse.Namespace) -> None:
+    dataset = options.dataset_dir or done.dataset_dir or "my_images"
+    train = f"python -m monai.bundle run --config_file bundles/kwtl/configs/train.json --dataset_dir {dataset}"
+    print(f"next: {train} --labels {options.output}")

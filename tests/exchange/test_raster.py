@@ -1,0 +1,119 @@
+"""Polygons and masks: pixel edges and centres, holes, hands that slip, against OpenCV-free brute force and shapely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.path import Path as MatplotlibPath
+from scipy import ndimage
+from skimage.draw import disk
+
+from monai_kwtl.exchange.raster import make_polygon, mask_polygons, number_objects, paint
+
+
+def painted(geometry, shape, x=0, y=0):
+    mask = np.zeros(shape, dtype=bool)
+    paint(mask, geometry, x, y)
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 17))), st.integers(0, 9), st.integers(0, 9))
+def test_any_mask_comes_back_pixel_by_pixel(mask, x, y):
+    labels = number_objects(mask)
+    polygons = mask_polygons(labels, x, y)
+    assert len(polygons) == labels.max()
+    assert all(polygon.is_valid and polygon.geom_type == "Polygon" for polygon in polygons)
+    assert sum(polygon.area for polygon in polygons) == mask.sum()
+    back = np.zeros(mask.shape, dtype=bool)
+    for number, polygon in enumerate(polygons, start=1):
+        assert np.array_equal(painted(polygon, mask.shape, x, y), labels == number)
+        paint(back, polygon, x, y)
+    assert np.array_equal(back, mask)
+
+
+def test_a_ring_keeps_its_hole():
+    mask = np.zeros((21, 30), dtype=bool)
+    mask[disk((10, 15), 9)] = True
+    mask[disk((10, 15), 4)] = False
+    (polygon,) = mask_polygons(number_objects(mask))
+    assert len(polygon.interiors) == 1
+    assert np.array_equal(painted(polygon, mask.shape), mask)
+
+
+def test_straight_edges_have_no_points_in_between():
+    mask = np.ones((40, 70), dtype=bool)
+    (polygon,) = mask_polygons(number_objects(mask))
+    assert len(polygon.exterior.coords) == 5
+    assert polygon.equals(shapely.box(0, 0, 70, 40))
+
+
+def test_pixels_count_by_their_centres_as_matplotlib_has_it():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
+        radius = rng.uniform(5, 20, 9)
+        points = np.stack([25.3 + radius * np.cos(angles), 21.7 + radius * np.sin(angles)], axis=1)
+        columns, rows = np.meshgrid(np.arange(51) + 0.5, np.arange(43) + 0.5)
+        centres = np.stack([columns.ravel(), rows.ravel()], axis=1)
+        expected = MatplotlibPath([*points, points[0]], closed=True).contains_points(centres).reshape(43, 51)
+        assert np.array_equal(painted(make_polygon([points.tolist()]), (43, 51)), expected)
+
+
+def test_a_crossed_outline_becomes_what_it_encloses():
+    bow = make_polygon([[[0, 0], [8, 8], [8, 0], [0, 8]]])
+    assert bow.is_valid and bow.area == 32
+    loop = make_polygon([[[0, 0], [10, 0], [10, 10], [4, 10], [4, -4], [6, -4], [6, 12], [0, 12]]])
+    assert loop.is_valid
+    assert painted(loop, (12, 10))[5].sum() == 10  # what it goes round twice is inside as well
+
+
+def test_an_outline_that_touches_itself_is_kept():
+    eight = make_polygon([[[0, 0], [5, 5], [10, 0], [10, 10], [5, 5], [0, 10]]])
+    assert eight.is_valid and eight.area == 50
+
+
+@pytest.mark.parametrize(
+    "rings", [[], [[]], [[[1, 1]]], [[[1, 1], [2, 2]]], [[[1, 1], [2, 2], [3, 3]]], [[[1, 1]] * 5]]
+)
+def test_outlines_without_an_inside_are_empty(rings):
+    assert make_polygon(rings).area == 0
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [
+        [[0, 0], [1e300, 0], [0, 1e300]],
+        [[0, 0], [float("nan"), 0], [5, 5]],
+        [[0, 0], ["a", 1], [2, 2]],
+        [[0, 0], [1, [2]], [2, 2]],
+        [1, 2, 3, 4],
+        [[0], [1], [2]],
+        [[0, 0], [10**400, 1], [2, 2]],
+        "text",
+        None,
+        [None, None, None],
+    ],
+)
+def test_points_that_are_none_are_refused(ring):
+    with pytest.raises(ValueError, match="outline"):
+        make_polygon([ring])
+
+
+def test_huge_outlines_cost_what_lies_in_the_region():
+    mask = painted(make_polygon([[[-9e6, -9e6], [9e6, -9e6], [9e6, 9e6], [-9e6, 9e6]]]), (30, 41), x=3, y=5)
+    assert mask.all()
+
+
+def test_objects_of_a_mask_hold_together_by_edges_and_those_of_a_label_image_by_number():
+    mask = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]])
+    assert np.array_equal(number_objects(mask), ndimage.label(mask)[0])
+    assert number_objects(mask * 255).max() == 2
+    labels = np.array([[7, 7, 0], [9, 9, 0], [0, 0, 7]], dtype=np.uint16)
+    assert np.array_equal(number_objects(labels), [[1, 1, 0], [2, 2, 0], [0, 0, 1]])
+    assert np.array_equal(number_objects(labels + 3), [[2, 2, 1], [3, 3, 1], [1, 1, 2]])
+    assert number_objects(np.zeros((3, 5))).max() == 0

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,13 +195,15 @@ class Place(NamedTuple):
     output: Path
 
 
-def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
+def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: bool = False) -> Place:
     """Return the data set and the output folder of a stage.
 
     Args:
         dataset_dir: folder of images; None stands for the simulated demo pool, which is made on first use.
         output_dir: folder for results; None is ``output/<name of the data set>/<stage>``.
         stage: name of the stage.
+        further: whether this is a further round of the stage: without an ``output_dir`` its folder is the first of
+            ``<stage>_2``, ``<stage>_3``, ... that holds no selection yet.
 
     Raises:
         KWTLError: when results would be written among the images, and be taken for images by the next run.
@@ -213,6 +216,9 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str) -> Place:
     dataset = Path(str(dataset_dir))
     name = dataset.resolve().name or "images"
     output = Path("output", name, stage) if output_dir is None else Path(str(output_dir))
+    if further and output_dir is None:
+        folders = (output.with_name(f"{stage}_{number}") for number in count(2))
+        output = next(folder for folder in folders if not (folder / "selection.json").exists())
     images = dataset / "images" if (dataset / "images").is_dir() else dataset
     if output.is_dir() and images.is_dir() and output.samefile(images) and _holds_images(images):
         raise KWTLError(f"{output} is the folder of the images themselves; choose another --output_dir.")

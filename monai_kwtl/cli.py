@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("monai_kwtl.commands.data", "say what is found in a folder of images, and what cannot be read"),
     "export": ("monai_kwtl.commands.export", "make a folder for an annotation tool out of a selection"),
     "import": ("monai_kwtl.commands.import_masks", "make masks out of what was annotated"),
+    "status": ("monai_kwtl.commands.status", "say which rounds of labelling there were, and how good the models are"),
     "export-model": ("monai_kwtl.commands.export_model", "write a trained network for Fiji, ilastik and QuPath"),
 }
 

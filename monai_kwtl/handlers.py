@@ -23,7 +23,7 @@ from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
-from monai_kwtl.selection import Budget, Region, cost_of, select_regions
+from monai_kwtl.selection import Budget, Region, check_free, cost_of, cover, select_regions
 from monai_kwtl.strategies import STRATEGIES
 from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
 from monai_kwtl.window_inferer import WindowScoreInferer
@@ -117,6 +117,7 @@ def check_request(
     budget_windows: int | None,
     budget_pixels: int | None,
     inferer: WindowScoreInferer,
+    taken: Sequence[Region] = (),
 ) -> bool:
     """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
 
@@ -124,11 +125,14 @@ def check_request(
         True.
 
     Raises:
-        KWTLError: as :class:`SelectionSaver` does, and for coverage of exact scores, which have no map.
+        KWTLError: as :class:`SelectionSaver` does, for coverage of exact scores, which have no map, and where every
+            window overlaps what is labelled or handed out already.
     """
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
     if strategy == "coverage" and inferer.exact:
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
+    if taken and strategy != "coverage":
+        check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
         check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
     return True
@@ -151,6 +155,8 @@ class SelectionSaver:
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         report: whether to write ``what_to_label.png`` and ``report.html``.
         tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
+        taken: regions that are labelled or handed out already and are left out.
+        rounds: the curve of the rounds so far, as ``monai_kwtl.rounds.curve`` gives it, for the report.
 
     Raises:
         KWTLError: at once for a bad budget or strategy, a budget larger than the pool, or an output that cannot be
@@ -172,11 +178,14 @@ class SelectionSaver:
         rescale: Sequence[float] | None = None,
         report: bool = True,
         tensorboard: bool = True,
+        taken: Sequence[Region] = (),
+        rounds: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.budget = checked_budget(items, store.window, store.step, strategy, budget, budget_windows, budget_pixels)
         self.items, self.store, self.output_dir = list(items), store, Path(output_dir)
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
         self.overwrite, self.report, self.tensorboard = overwrite, report, tensorboard
+        self.taken, self.rounds = tuple(taken), list(rounds)
         self.read = partial(read_image, rescale=rescale)
         if is_main_process():
             check_output(self.output_dir, overwrite)
@@ -210,7 +219,7 @@ class SelectionSaver:
         missing = [item["name"] for item, scores in zip(self.items, pool, strict=True) if scores is None]
         if missing:
             raise KWTLError(f"{len(missing)} images have no scores, first {missing[0]}; run the stage again.")
-        regions = select_regions(pool, self.strategy, self.budget, self.seed)
+        regions = select_regions([cover(scores, self.taken) for scores in pool], self.strategy, self.budget, self.seed)
         cost = cost_of(regions)
         pictures = {"regions": regions, "items": self.items, "read": self.read}
         if self.report:
@@ -222,6 +231,7 @@ class SelectionSaver:
                 maps=self.store.score,
                 cost=cost.as_dict(),
                 settings=report_settings(self.budget, self.strategy, self.created_with),
+                rounds=self.rounds,
             )
         if self.tensorboard:
             with open_log(self.output_dir / "tensorboard", "select") as writer:
@@ -234,19 +244,22 @@ class SelectionSaver:
                     score=self.store.score,
                     per_view=per_view,
                 )
+        left_out = {"left_out": len(self.taken)} if self.taken else {}
         # last, so that a selection.json means that all the rest is there
         write_selection(
             self.output_dir,
             regions,
             budget=self.budget.as_dict(),
             cost=cost.as_dict(),
-            created_with={**self.created_with, "strategy": self.strategy, "seed": self.seed},
+            created_with={**self.created_with, **left_out, "strategy": self.strategy, "seed": self.seed},
             items=self.items,
             windows=window_rows(pool),
             read=self.read,
             overwrite=self.overwrite,
         )
         self._remove_former()
+        if self.taken and self.budget.pixels is None and len(regions) < self.budget.limits([s.grid for s in pool])[0]:
+            logger.info(f"only {len(regions)} windows are left that overlap nothing labelled or handed out")
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions

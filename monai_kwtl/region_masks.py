@@ -181,6 +181,12 @@ class MaskFolder:
             )
         return label.reshape(shape)
 
+    def names_image(self, item: Mapping) -> bool:
+        """Whether a mask here has the name of an image; the mask is not opened."""
+        stem, page = _stem(item["name"]), item.get("page")
+        names = [stem, stem[:-4] if stem.lower().endswith(".ome") else stem]
+        return any(name in self.paths for name in [*names, *([] if page is None else [f"{stem}_p{page}"])])
+
     def of_image(self, item: Mapping) -> dict[str, Any] | None:
         """The entry of an image by its whole-image mask: of its page, of its file, or without the ``.ome``."""
         stem, page, what = _stem(item["name"]), item.get("page"), repr(item["name"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,23 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["Budget", "Cost", "ImageScores", "Region", "STRATEGIES", "cost_of", "select_regions", "select_windows"]
+__all__ = [
+    "Budget",
+    "Cost",
+    "ImageScores",
+    "Region",
+    "STRATEGIES",
+    "check_free",
+    "cost_of",
+    "cover",
+    "select_regions",
+    "select_windows",
+]
+
+NOTHING_LEFT = (
+    "every window overlaps a region that is labelled or handed out already: add images, use a smaller --window, or "
+    "--strategy coverage, which takes what is left between them"
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,8 @@ def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
         then row, then column. May hold less than the budget where nothing more fits or everything is covered.
 
     Raises:
-        KWTLError: for an unknown strategy, an empty pool, or a budget larger than the pool.
+        KWTLError: for an unknown strategy, an empty pool, a budget larger than the pool, or where every window is
+            labelled or handed out already.
     """
     if strategy not in STRATEGIES:
         raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
@@ -142,6 +160,8 @@ def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
     windows, pixels = budget.limits([image.grid for image in ordered])
     images, indices = flat_windows(ordered)
     chosen = STRATEGIES[strategy](ordered, windows, pixels, np.random.default_rng(seed))
+    if not chosen and any(image.covered is not None for image in pool):
+        raise KWTLError(NOTHING_LEFT)
     return [(order[images[flat]], int(indices[flat])) for flat in chosen]
 
 
@@ -155,6 +175,39 @@ def select_regions(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
         score = float(scores.window_scores[window])
         regions.append(Region(rank, scores.name, scores.page, scores.sha256, x, y, width, height, score))
     return regions
+
+
+def cover(scores: ImageScores, regions: Iterable[Region]) -> ImageScores:
+    """Tell the scores of an image which of its pixels are labelled or handed out already.
+
+    Args:
+        scores: of the image.
+        regions: of any images and sizes; those of this image and page count, as far as they lie inside.
+
+    Returns:
+        The scores with ``covered``; the same where no region is of this image.
+    """
+    covered = np.zeros((scores.grid.height, scores.grid.width), dtype=np.uint8)
+    for r in regions:
+        if (r.image, r.page) == (scores.name, scores.page):
+            covered[r.y : r.y + r.height, r.x : r.x + r.width] = 1
+    return replace(scores, covered=scores.grid.cell_sums(covered)) if covered.any() else scores
+
+
+def check_free(items: Iterable[Mapping[str, Any]], window: int, step: int, regions: Sequence[Region]) -> None:
+    """Raise a :class:`KWTLError` where no window of a pool is free of the regions.
+
+    Args:
+        items: the pool, dicts with "name", "page", "sha256", "height" and "width".
+        window: side of a window, in pixels.
+        step: pixels between windows.
+        regions: that are labelled or handed out already.
+    """
+    for item in items:
+        grid = WindowGrid(item["height"], item["width"], window, step)
+        if cover(ImageScores(item["name"], item["page"], item["sha256"], grid, np.empty(0)), regions).free.any():
+            return
+    raise KWTLError(NOTHING_LEFT)
 
 
 def cost_of(regions: Sequence[Region]) -> Cost:

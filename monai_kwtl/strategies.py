@@ -26,6 +26,7 @@ class ImageScores:
         window_scores: mean score of each window, float64, shape (len(grid),), row-major.
         cells: sums of the score map over the grid's cells, or None where windows were scored one by one.
         foreground: predicted foreground fraction of each window, shape (len(grid),), in [0, 1].
+        covered: pixels of each cell that are labelled or handed out already, shape of ``cells``; None: none are.
     """
 
     name: str
@@ -35,6 +36,14 @@ class ImageScores:
     window_scores: np.ndarray
     cells: np.ndarray | None = None
     foreground: np.ndarray | None = None
+    covered: np.ndarray | None = None
+
+    @property
+    def free(self) -> np.ndarray:
+        """Whether each window shares no pixel with what is covered, bool, shape (len(grid),)."""
+        if self.covered is None:
+            return np.ones(len(self.grid), dtype=bool)
+        return self.grid.window_sums(self.covered).reshape(-1) < 0.5  # whole numbers, summed exactly
 
     @property
     def key(self) -> tuple[str, int]:
@@ -49,8 +58,17 @@ class _Coverage:
         self.pool = pool
         self.pixels = 0.0
         self._areas: dict[int, np.ndarray] = {}
-        self.cells = [image.cells.astype(np.float64) for image in pool] if with_scores else []
+        self.cells = [self._left_over(image) for image in pool] if with_scores else []
         self.gains = [i.grid.window_sums(c).reshape(-1) for i, c in zip(pool, self.cells, strict=bool(with_scores))]
+        for image, gains in enumerate(self.gains):
+            if pool[image].covered is not None:
+                gains[pool[image].grid.window_sums(self._area(image)).reshape(-1) == 0] = -np.inf
+
+    @staticmethod
+    def _left_over(image: ImageScores) -> np.ndarray:
+        """Sums of the score map over cells, less the share of what is covered; within a cell the score is even."""
+        cells = image.cells.astype(np.float64)
+        return cells if image.covered is None else cells * (1.0 - image.covered / image.grid.cell_areas())
 
     def _where(self, image: int, window: int) -> tuple[slice, slice]:
         grid = self.pool[image].grid
@@ -60,7 +78,8 @@ class _Coverage:
 
     def _area(self, image: int) -> np.ndarray:
         if image not in self._areas:
-            self._areas[image] = self.pool[image].grid.cell_areas()
+            covered = self.pool[image].covered
+            self._areas[image] = self.pool[image].grid.cell_areas() - (0.0 if covered is None else covered)
         return self._areas[image]
 
     def new_pixels(self, image: int, window: int) -> float:
@@ -96,7 +115,11 @@ def flat_windows(pool: Sequence[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int, pixels: float) -> list[int]:
-    """Take windows in the given order while the budget lasts; with a pixel budget, what does not fit is skipped."""
+    """Take windows in the given order while the budget lasts; with a pixel budget, what does not fit is skipped.
+
+    Windows that overlap what is labelled or handed out already are left out.
+    """
+    order = order[_free(pool)[order]]
     if pixels == np.inf:
         return [int(i) for i in order[:windows]]
     images, indices = flat_windows(pool)
@@ -112,6 +135,10 @@ def _take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int,
     return chosen
 
 
+def _free(pool: Sequence[ImageScores]) -> np.ndarray:
+    return np.concatenate([image.free for image in pool])
+
+
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """The windows of highest mean score (the paper's choice)."""
     scores = np.concatenate([image.window_scores for image in pool])
@@ -119,7 +146,10 @@ def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ran
 
 
 def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Greedily the window with the largest sum of score that no window taken before covers."""
+    """Greedily the window with the largest sum of score that no window taken before covers.
+
+    What is labelled or handed out already counts as covered from the start.
+    """
     if any(image.cells is None for image in pool):
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
@@ -149,7 +179,8 @@ def _stratified_random(pool: Sequence[ImageScores], windows: int, pixels: float,
     """Images in random order, a random window of each in turn, until the budget is spent."""
     images, _ = flat_windows(pool)
     shuffled = rng.permutation(len(images))
-    turn = np.empty(len(images), dtype=np.int64)  # how many windows of its image come before a window
+    shuffled = shuffled[_free(pool)[shuffled]]
+    turn = np.full(len(images), len(images))  # how many windows of its image come before a window
     for image in range(len(pool)):
         mine = shuffled[images[shuffled] == image]
         turn[mine] = np.arange(len(mine))
@@ -161,9 +192,10 @@ def _strided(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
     """Windows evenly spaced in the order of image, row, column."""
     images, _ = flat_windows(pool)
     areas = np.array([image.grid.size[0] * image.grid.size[1] for image in pool])
-    fitting = np.flatnonzero(areas[images] <= pixels)
+    fitting = np.flatnonzero((areas[images] <= pixels) & _free(pool))
     if pixels < np.inf:
-        windows = min(len(fitting), max(1, int(pixels // areas[areas <= pixels].mean())))
+        windows = max(1, int(pixels // areas[areas <= pixels].mean()))
+    windows = min(windows, len(fitting))
     order = fitting[((np.arange(windows) + 0.5) * len(fitting) / windows).astype(np.int64)]
     return _take_in_order(pool, order, windows, pixels)
 

@@ -6,6 +6,7 @@ import argparse
 
 from monai_kwtl.exchange.annotation import CONFLICTS
 from monai_kwtl.exchange.work import TOOLS, Imported, import_regions
+from monai_kwtl.rounds import note_masks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +35,14 @@ def run(options: argparse.Namespace) -> int:
     if done.unfinished:
         print(f"annotated, but not finished: rank {', '.join(map(str, done.unfinished))}")
     print(f"{done.written} masks written to {options.output}, {done.replaced} of them replace others")
-    _say_next(done, options)
+    _go_on(done, options)
     return 0
 
 
-def _say_next(done: Imported, options: argparse.Namespace) -> None:
-    dataset = options.dataset_dir or done.dataset_dir or "my_images"
+def _go_on(done: Imported, options: argparse.Namespace) -> None:
+    dataset = options.dataset_dir or done.dataset_dir
+    if dataset is not None:
+        note_masks(dataset, options.output)
+    dataset = dataset or "my_images"
     train = f"python -m monai.bundle run --config_file bundles/kwtl/configs/train.json --dataset_dir {dataset}"
     print(f"next: {train} --labels {options.output}")

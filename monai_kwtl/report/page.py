@@ -26,6 +26,7 @@ from monai_kwtl.report.entries import (
 )
 from monai_kwtl.report.overview import group_by_image
 from monai_kwtl.report.pictures import data_uri, for_display, rank_colours, score_gradient, shrink
+from monai_kwtl.report.rounds import rounds_picture
 from monai_kwtl.report.words import NEXT_STEP, describe_settings, score_name
 from monai_kwtl.selection import Region
 from monai_kwtl.whole_files import written_whole
@@ -52,6 +53,7 @@ def write_report(
     per_view: Callable[[Item], Mapping[str, np.ndarray] | None] | None = None,
     cost: Mapping[str, int],
     settings: Mapping[str, Any],
+    rounds: Sequence[Mapping[str, Any]] = (),
     title: str = "What to label first",
 ) -> Path:
     """Write the report of a selection as one HTML file that needs nothing else: no network, no other files.
@@ -70,6 +72,7 @@ def write_report(
         per_view: gives the score maps of the views by name, or None; shown as their means in each region.
         cost: {"windows", "images", "unique_pixels"}.
         settings: names and values of what the selection was made with.
+        rounds: the curve of earlier rounds, dicts of "round", "regions", "pixels" and "iou" (or None), or none.
         title: the headline.
 
     Returns:
@@ -117,6 +120,7 @@ def write_report(
         score_gradient=", ".join(score_gradient()),
         low=f"{low:.3g}",
         high=f"{high:.3g}",
+        rounds=rounds_picture(rounds),
         has_outlines=any(detail.outline is not None for detail in details.values()),
         has_scores=any(detail.scores is not None for detail in details.values()),
         **_assets(),

@@ -1,0 +1,101 @@
+"""The next round of labelling: what a selection leaves out, and which model scores it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_kwtl.bundle import file_sha256
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.mask_record import has_record, read_record
+from monai_kwtl.project import read_project, regions_of, relative
+from monai_kwtl.region_masks import MaskFolder, check_images
+from monai_kwtl.selection import Region
+
+__all__ = ["scoring_weights", "taken_regions"]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def _box(region: Region) -> tuple:
+    return region.image, region.page, region.x, region.y, region.width, region.height
+
+
+def taken_regions(
+    items: Sequence[Mapping[str, Any]],
+    labels: str | os.PathLike | None,
+    dataset: str | os.PathLike | None = None,
+    rewritten: str | os.PathLike | None = None,
+) -> list[Region]:
+    """What a selection leaves out: regions that are labelled, or were handed out in an earlier round.
+
+    Only the names of masks and the note of ``kwtl import`` are looked at, never a pixel of a mask.
+
+    Args:
+        items: the pool.
+        labels: folder of the masks, of regions as ``kwtl import`` writes them, or of whole images, by name. None: this
+            is a first round, and nothing is left out.
+        dataset: folder whose ``project.json`` tells what was handed out; None: nothing was.
+        rewritten: path of the ``selection.json`` that is about to be written; of a former one there, nothing counts as
+            handed out before a mask of it has come.
+
+    Returns:
+        Regions of images of the pool.
+
+    Raises:
+        KWTLError: when ``labels`` holds no masks of this pool, or ``project.json`` cannot be read.
+    """
+    if labels is None:
+        return []
+    keys = {(item["name"], item["page"]): item for item in items}
+    if has_record(labels):
+        labelled = [record.region for record in read_record(labels)]
+        labelled = [region for region in labelled if (region.image, region.page) in keys]
+        check_images(labelled, items)
+    else:
+        masks = MaskFolder(Path(labels), list(items))
+        whole = [item for item in items if masks.names_image(item)]
+        labelled = [
+            Region(0, i["name"], i["page"], i["sha256"], 0, 0, i["width"], i["height"], 0.0) for i in whole
+        ]
+    if not labelled:
+        raise KWTLError(f"{labels} holds no masks of these images: give the folder that kwtl import wrote")
+    done = {_box(region) for region in labelled}
+    rounds = [] if dataset is None else read_project(dataset)
+    if dataset is not None and rewritten is not None:
+        path = relative(rewritten, dataset)
+        rounds = [entry for entry in rounds if entry["masks"] or entry["selection"]["path"] != path]
+    handed = {_box(region): region for entry in rounds for region in regions_of(entry)}
+    open_regions = [
+        region
+        for box, region in handed.items()
+        if box not in done and keys.get(box[:2], {}).get("sha256") == region.image_sha256
+    ]
+    waiting = f", {len(open_regions)} handed out and not labelled yet" if open_regions else ""
+    logger.info(f"left out: {len(labelled)} labelled regions{waiting}, and all windows that overlap them")
+    return labelled + open_regions
+
+
+def scoring_weights(labels: str | os.PathLike | None, dataset: str | os.PathLike | None, own: str) -> str:
+    """The weights that score a selection: in a further round those of the last training that are still there.
+
+    Args:
+        labels: None: this is a first round.
+        dataset: folder whose ``project.json`` tells of the trainings; None: of none.
+        own: weights to take otherwise.
+    """
+    if labels is None or dataset is None:
+        return own
+    for entry in reversed(read_project(dataset)):
+        model = entry["model"]
+        if model is None:
+            continue
+        path = Path(dataset, model["path"])
+        if path.is_file() and file_sha256(path) == model["sha256"]:
+            logger.info(f"the model of round {entry['round']} scores: {os.path.relpath(path)}")
+            return str(path)
+        logger.warning(f"the model of round {entry['round']} is not in {path} any more")
+    return own

@@ -1,0 +1,183 @@
+"""Rounds of labelling: what each stage notes of them in ``project.json``, and the curve that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_kwtl.bundle import file_sha256, is_main_process
+from monai_kwtl.data import read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.mask_record import MaskRecord, has_record, read_record
+from monai_kwtl.project import Round, now, read_project, relative, update_project
+from monai_kwtl.selection_file import read_selection, region_to_dict
+
+__all__ = [
+    "curve",
+    "curve_of",
+    "mask_facts",
+    "note_masks",
+    "note_selection",
+    "note_training",
+]
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def _sha256(path: str | os.PathLike) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def note_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
+    """Note a selection as a round; one that was written anew before any mask came replaces its former self.
+
+    Args:
+        noted: whether to.
+        dataset: folder of the images.
+        selection: path of the ``selection.json``.
+    """
+    if not noted or not is_main_process():
+        return
+    document = read_selection(selection)
+    entry = {
+        "path": relative(selection, dataset),
+        "sha256": _sha256(selection),
+        "time": now(),
+        "strategy": str(document["created_with"].get("strategy", "")),
+        **{key: document["cost"][key] for key in ("windows", "images", "unique_pixels")},
+        "regions": [region_to_dict(region) for region in document["regions"]],
+    }
+
+    def change(rounds: list[Round]) -> list[Round] | None:
+        if any(each["selection"]["sha256"] == entry["sha256"] for each in rounds):
+            return None  # the same once more
+        kept = [each for each in rounds if each["masks"] or each["selection"]["path"] != entry["path"]]
+        return [*kept, {"selection": entry, "masks": None, "model": None}]
+
+    update_project(dataset, change)
+
+
+def mask_facts(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> dict[str, Any]:
+    """What is noted of the masks of a round: how many there are, of how many pixels, and how much is foreground."""
+    records = list(records)
+    masks = [read_label({"label": str(Path(folder, record.mask))}) for record in records]
+    pixels = sum(mask.size for mask in masks)
+    foreground = sum(int(np.count_nonzero(mask)) for mask in masks)
+    source = ", ".join(sorted({record.source for record in records}))
+    return {"source": source, "regions": len(records), "pixels": pixels, "foreground": foreground / max(pixels, 1)}
+
+
+def note_masks(dataset: str | os.PathLike, labels: str | os.PathLike) -> bool:
+    """Note the masks of a folder in the rounds that their regions come from.
+
+    Args:
+        dataset: folder of the images.
+        labels: folder of the masks, with the note of ``kwtl import``.
+
+    Returns:
+        Whether ``project.json`` says so now.
+    """
+    by_selection: dict[str, list[MaskRecord]] = {}
+    for record in read_record(labels):
+        if Path(labels, record.mask).is_file():
+            by_selection.setdefault(record.selection_sha256, []).append(record)
+    facts = {sha256: mask_facts(labels, records) for sha256, records in by_selection.items()}
+
+    def change(rounds: list[Round]) -> list[Round] | None:
+        changed = False
+        for entry in rounds:
+            found = facts.get(entry["selection"]["sha256"])
+            if found is not None:
+                found = {"path": relative(labels, dataset), **found}
+                former = {key: value for key, value in (entry["masks"] or {}).items() if key != "time"}
+                if former != found:
+                    entry["masks"], changed = {**found, "time": now()}, True
+        return rounds if changed else None
+
+    return update_project(dataset, change)
+
+
+def note_training(
+    noted: bool,
+    dataset: str | os.PathLike,
+    weights: str | os.PathLike,
+    labels: str | os.PathLike | None,
+    selection: str | os.PathLike | None,
+    parts: tuple[Sequence, Sequence],
+) -> None:
+    """Note a model in the last round that its masks belong to; of whole images, none does.
+
+    Args:
+        noted: whether to.
+        dataset: folder of the images.
+        weights: path of the model; its note beside it tells the IoU on what was held out.
+        labels: folder of the masks.
+        selection: path of the ``selection.json`` that was trained with, or None.
+        parts: of the support set: trained on, held out.
+    """
+    if not noted or labels is None or not is_main_process():
+        return
+    if selection is not None:
+        used = {_sha256(Path(selection) / "selection.json" if Path(selection).is_dir() else selection)}
+    elif has_record(labels):
+        used = {record.selection_sha256 for record in read_record(labels)}
+        note_masks(dataset, labels)
+    else:
+        return
+    try:
+        note = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        note = {}
+    iou = note.get("held_out_iou")
+    model = {
+        "path": relative(weights, dataset),
+        "sha256": file_sha256(weights),
+        "time": now(),
+        "labelled_images": len(parts[0]) + len(parts[1]),
+        "held_out_images": len(parts[1]),
+        "held_out_iou": iou if isinstance(iou, float) and 0 <= iou <= 1 else None,
+    }
+    entries = [entry for part in parts for entry in part]
+    known = sum(int(np.count_nonzero(entry["known"])) if "known" in entry else entry["label"].size for entry in entries)
+    filled = sum(int(np.count_nonzero(entry["label"])) for entry in entries)
+
+    def change(rounds: list[Round]) -> list[Round] | None:
+        mine = [entry for entry in rounds if entry["selection"]["sha256"] in used]
+        if not mine or (mine[-1]["model"] or {}).get("sha256") == model["sha256"]:
+            return None
+        mine[-1]["model"] = model
+        if selection is not None:  # masks that were not imported
+            regions = sum(len(entry.get("regions", ())) for entry in entries)
+            facts = {"regions": regions, "pixels": known, "foreground": filled / max(known, 1)}
+            mine[-1]["masks"] = {"path": relative(labels, dataset), "time": now(), "source": "", **facts}
+        return rounds
+
+    update_project(dataset, change)
+
+
+def curve_of(dataset: str | os.PathLike) -> list[dict[str, Any]]:
+    """:func:`curve` of what a folder of images notes; none, where that cannot be read."""
+    try:
+        return curve(read_project(dataset))
+    except KWTLError as error:
+        logger.warning(f"the report shows no rounds: {error}")
+        return []
+
+
+def curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """The rounds as a curve: labelled regions and pixels up to each, and the IoU on what was held out, or None."""
+    points, regions, pixels = [], 0, 0
+    for entry in rounds:
+        masks, model = entry["masks"] or {}, entry["model"] or {}
+        regions, pixels = regions + masks.get("regions", 0), pixels + masks.get("pixels", 0)
+        points.append(
+            {"round": entry["round"], "regions": regions, "pixels": pixels, "iou": model.get("held_out_iou")}
+        )
+    return points

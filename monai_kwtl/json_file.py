@@ -91,6 +91,8 @@ class Checker:
 
     def get(self, mapping: Any, key: str, kind: type | tuple, where: str) -> Any:
         """The value of a field that must be there and of a kind."""
+        if not isinstance(mapping, dict):
+            raise self.fail(f"{where.rstrip('.')} must be an object, not {short(mapping)}")
         if key not in mapping:
             raise self.fail(f"{where}{key} is missing")
         value = mapping[key]

@@ -50,7 +50,28 @@ def _hand_in_qupath(work: Path) -> None:
         path.write_text(json.dumps(document))
 
 
+def _hand_in_cvat(work: Path) -> None:
+    path = work / "annotations" / "instances_default.json"
+    document = json.loads(path.read_text())
+    marks = {category["id"]: category["name"] for category in document["categories"]}
+    finished = next(number for number, name in marks.items() if name == "finished")
+    for entry in document["annotations"]:
+        if marks[entry["category_id"]] == "unfinished":
+            entry["category_id"] = finished
+    path.write_text(json.dumps(document))
+
+
+def _hand_in_labelstudio(work: Path) -> None:
+    tasks = json.loads((work / "tasks.json").read_text())
+    for number, task in enumerate(tasks):
+        results = task.pop("predictions")[0]["result"]
+        task["annotations"] = [{"id": number, "result": results, "was_cancelled": False}]
+    (work / "project-1-at-2026.json").write_text(json.dumps(tasks))
+
+
 HAND_IN = {
+    "cvat": _hand_in_cvat,
+    "labelstudio": _hand_in_labelstudio,
     "png": lambda work: _copy(work, "start", "masks"),
     "napari": lambda work: _copy(work, "start", "labels"),
     "qupath": _hand_in_qupath,

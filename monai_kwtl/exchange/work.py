@@ -16,7 +16,9 @@ import numpy as np
 from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, Handout, resolve
+from monai_kwtl.exchange.coco import read_cvat, write_cvat
 from monai_kwtl.exchange.geojson import read_qupath, write_qupath
+from monai_kwtl.exchange.labelstudio import read_labelstudio, write_labelstudio
 from monai_kwtl.exchange.masks_out import write_masks
 from monai_kwtl.exchange.png import read_napari, read_png, write_napari, write_png
 from monai_kwtl.exchange.predictions import predict_regions
@@ -49,6 +51,23 @@ TOOLS: dict[str, Tool] = {
         "Open each image in QuPath, drag its file from geojson/ onto it, outline every cell in the rectangles. Set the "
         "class of a rectangle to 'finished' when it is done, or to 'unfinished' to have it left out. Export all "
         "objects as GeoJSON (FeatureCollection) into this folder.",
+    ),
+    "cvat": Tool(
+        write_cvat,
+        read_cvat,
+        True,
+        "Make a CVAT task with the labels of cvat_labels.json (Raw) and the files of images/, upload "
+        "annotations/instances_default.json as COCO 1.0, and outline every cell. Draw anything with the label "
+        "'finished' on a region without cells; delete the rectangle 'unfinished' of one that is done. Export as COCO "
+        "1.0 and unpack the zip file into this folder.",
+    ),
+    "labelstudio": Tool(
+        write_labelstudio,
+        read_labelstudio,
+        True,
+        "Make a Label Studio project with the labelling interface of label_config.xml, import tasks.json, outline "
+        "every cell and submit; a task that is submitted is finished, a skipped one is not. Export as JSON into this "
+        "folder.",
     ),
     "png": Tool(
         write_png,

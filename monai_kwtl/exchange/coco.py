@@ -1,0 +1,266 @@
+"""COCO instances as CVAT imports and exports them: crops as images, cells as polygons or run lengths."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from PIL import Image
+
+from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below, inner_name
+from monai_kwtl.exchange.raster import make_polygon, mask_polygons, paint
+from monai_kwtl.json_file import Checker, parse_json, short
+from monai_kwtl.selection import Region
+
+__all__ = ["decode_counts", "encode_counts", "read_cvat", "unpack_counts", "write_cvat"]
+
+CATEGORIES = ("cell", FINISHED, UNFINISHED)
+LABELS_NAME = "cvat_labels.json"
+NOT_COCO = ("selection.json", "export.json", LABELS_NAME)
+MEND = "export the annotations again as COCO 1.0"
+
+
+def encode_counts(mask: np.ndarray) -> list[int]:
+    """Run lengths of a mask as COCO has them: down the columns, background first.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        Lengths of runs, background and foreground in turn; the first is 0 where the first pixel is foreground.
+    """
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return [0, *counts] if flat[0] else counts
+
+
+def decode_counts(counts: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
+    """The mask of run lengths.
+
+    Args:
+        counts: as :func:`encode_counts` gives them.
+        shape: rows and columns.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        ValueError: one line, unless they are whole numbers, not negative, that sum up to the size of the mask. Nothing
+            larger than the mask is made to find out.
+    """
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        raise ValueError("run lengths must be whole numbers from 0")
+    if sum(counts) != shape[0] * shape[1]:
+        raise ValueError(f"run lengths do not sum up to {shape[0]} x {shape[1]} pixels")
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, np.array(counts, dtype=np.int64)).reshape(shape, order="F")
+
+
+def unpack_counts(text: str) -> list[int]:
+    """Run lengths of COCO's compressed form, a text.
+
+    Each number is in pieces of five bits, lowest first, 48 added to make it a character; the sixth bit says that
+    another piece follows, the highest bit of the last piece is the sign. From the fourth number on, what stands there
+    is the difference to the number two places before.
+
+    Raises:
+        ValueError: one line, for characters that do not occur in it, numbers beyond 60 bits, or an end within one.
+    """
+    counts: list[int] = []
+    value, bits = 0, 0
+    for character in text:
+        piece = ord(character) - 48
+        if not 0 <= piece < 64 or bits > 55:
+            raise ValueError("compressed run lengths hold something that is none")
+        value |= (piece & 31) << bits
+        bits += 5
+        if piece & 32:
+            continue
+        if piece & 16:
+            value -= 1 << bits
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value, bits = 0, 0
+    if bits:
+        raise ValueError("compressed run lengths end within a number")
+    return counts
+
+
+def write_cvat(folder: Path, handout: Handout) -> None:
+    """Write ``images/<crop>.png``, ``annotations/instances_default.json`` and ``cvat_labels.json``.
+
+    With predictions each image also has a rectangle of the label ``unfinished``, so that nothing counts before it was
+    looked at.
+    """
+    (folder / "images").mkdir()
+    (folder / "annotations").mkdir()
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for index, (region, name, crop) in enumerate(zip(handout.regions, handout.names, handout.crops, strict=True)):
+        Image.fromarray(crop).save(folder / "images" / name)
+        images.append({"id": index + 1, "file_name": name, "width": region.width, "height": region.height})
+        if handout.predictions is None:
+            continue
+        box = [0, 0, region.width, region.height]
+        marks = [{"segmentation": [], "bbox": box, "area": region.width * region.height, "category_id": 3}]
+        cells = _cells(handout.predictions[index])
+        for entry in [*marks, *cells]:
+            annotations.append({"iscrowd": 0, **entry, "id": len(annotations) + 1, "image_id": index + 1})
+    document = {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"description": "KWTL regions", "version": "1"},
+        "categories": [{"id": n, "name": name, "supercategory": ""} for n, name in enumerate(CATEGORIES, start=1)],
+        "images": images,
+        "annotations": annotations,
+    }
+    text = json.dumps(document, allow_nan=False) + "\n"
+    (folder / "annotations" / "instances_default.json").write_text(text, encoding="ascii", newline="\n")
+    labels = [{"name": name, "attributes": []} for name in CATEGORIES]
+    (folder / LABELS_NAME).write_text(json.dumps(labels, indent=2) + "\n", encoding="ascii", newline="\n")
+
+
+def _cells(labels: np.ndarray) -> list[dict[str, Any]]:
+    """COCO knows no holes in polygons: cells with holes are run lengths."""
+    cells = []
+    for number, polygon in enumerate(mask_polygons(labels), start=1):
+        left, top, right, bottom = polygon.bounds
+        entry = {"bbox": [left, top, right - left, bottom - top], "area": polygon.area, "category_id": 1}
+        if polygon.geom_type == "Polygon" and not polygon.interiors:
+            ring = shapely.get_coordinates(polygon.exterior)[:-1]
+            cells.append({**entry, "segmentation": [ring.ravel().tolist()]})
+        else:
+            size = list(labels.shape)
+            counts = encode_counts(labels == number)
+            cells.append({**entry, "segmentation": {"size": size, "counts": counts}, "iscrowd": 1})
+    return cells
+
+
+def read_cvat(folder: Path, regions: Sequence[Region], names: Sequence[str]) -> list[Annotation]:
+    """Read every COCO file below a folder.
+
+    A region is finished where its image has an annotation of the label ``finished``, or has one of a cell and none of
+    the label ``unfinished``. Annotations of all other labels are cells, but those of labels that begin with "ignore".
+
+    Args:
+        folder: of the files, unpacked.
+        regions: of the selection.
+        names: of their crops.
+
+    Raises:
+        KWTLError: one line with file and field, for what is no COCO, or does not fit the regions.
+    """
+    by_stem = {Path(name).stem.casefold(): region for name, region in zip(names, regions, strict=True)}
+    found: list[Annotation] = []
+    for path in files_below(folder, (".json",)):
+        if path.name not in NOT_COCO:
+            found += _read_file(path, by_stem)
+    return found
+
+
+def _read_file(path: Path, by_stem: Mapping[str, Region]) -> list[Annotation]:
+    document, check = parse_json(path, "COCO file"), Checker(path, MEND)
+    if not isinstance(document, dict):
+        raise check.fail(f"must hold an object, not {short(document)}")
+    kinds: dict[int, str] = {}
+    for index, entry in enumerate(check.get(document, "categories", list, "")):
+        where = f"categories[{index}]."
+        kinds[_id(check, entry, "id", where)] = check.get(entry, "name", str, where).strip().casefold()
+    by_id: dict[int, Region | None] = {}
+    for index, entry in enumerate(check.get(document, "images", list, "")):
+        where = f"images[{index}]."
+        number = _id(check, entry, "id", where)
+        if number in by_id:
+            raise check.fail(f"{where}id {number} is that of another image")
+        name = inner_name(check.get(entry, "file_name", str, where), path)
+        region = by_id[number] = by_stem.get(Path(name).stem.casefold())
+        size = tuple(check.whole(entry, key, where, 1) for key in ("height", "width"))
+        if region is not None and size != (region.height, region.width):
+            raise check.fail(
+                f"{where} {name} is {size[1]} wide and {size[0]} high, but the region of rank {region.rank} is "
+                f"{region.width} wide and {region.height} high"
+            )
+    masks: dict[int, np.ndarray] = {}
+    objects: dict[int, int] = defaultdict(int)
+    marks: dict[int, set[str]] = defaultdict(set)
+    for region in by_id.values():
+        if region is not None:
+            if region.rank in masks:
+                raise check.fail(f"two images are the crop of rank {region.rank}")
+            masks[region.rank] = np.zeros((region.height, region.width), dtype=bool)
+    for index, entry in enumerate(check.get(document, "annotations", list, "")):
+        where = f"annotations[{index}]."
+        image, category = (_id(check, entry, key, where) for key in ("image_id", "category_id"))
+        if image not in by_id or category not in kinds:
+            raise check.fail(f"{where[:-1]} is of an image or a category that is not there")
+        region, kind = by_id[image], kinds[category]
+        if region is None or kind.startswith("ignore"):
+            continue
+        if kind in (FINISHED, UNFINISHED):
+            marks[region.rank].add(kind)
+            continue
+        try:
+            objects[region.rank] += _paint(masks[region.rank], entry)
+        except ValueError as error:
+            raise check.fail(f"{where[:-1]}: {error}") from error
+    time = path.stat().st_mtime
+    return [
+        Annotation(rank, mask, objects[rank], _finished(marks[rank], objects[rank]), str(path), time)
+        for rank, mask in masks.items()
+    ]
+
+
+def _id(check: Checker, entry: Any, key: str, where: str) -> int:
+    if not isinstance(entry, dict):
+        raise check.fail(f"{where[:-1]} must be an object, not {short(entry)}")
+    return check.get(entry, key, int, where)
+
+
+def _finished(marks: set[str], objects: int) -> bool:
+    return FINISHED in marks or (UNFINISHED not in marks and objects > 0)
+
+
+def _paint(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
+    """Add a cell to a mask; returns whether it has any pixel."""
+    shape = entry.get("segmentation")
+    if isinstance(shape, dict):
+        cell = _decode(shape, mask.shape)
+        mask |= cell
+        return bool(cell.any())
+    if not isinstance(shape, list):
+        raise ValueError(f"segmentation must be polygons or run lengths, not {short(shape)}")
+    if not shape:
+        return paint(mask, _rectangle(entry.get("bbox")))
+    # a list, since each of them has to be painted
+    return any([paint(mask, make_polygon([_points(flat)])) for flat in shape])
+
+
+def _points(flat: Any) -> np.ndarray:
+    try:
+        numbers = np.asarray(flat, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("a polygon must be a list of numbers") from error
+    if numbers.ndim != 1 or numbers.size % 2:
+        raise ValueError("a polygon must be a list of numbers x, y, x, y, ...")
+    return numbers.reshape(-1, 2)
+
+
+def _rectangle(box: Any) -> shapely.Polygon:
+    numbers = _points(box if isinstance(box, list) and len(box) == 4 else None)
+    (x, y), (width, height) = numbers
+    return make_polygon([[(x, y), (x + width, y), (x + width, y + height), (x, y + height)]])
+
+
+def _decode(shape: Mapping[str, Any], expected: tuple[int, ...]) -> np.ndarray:
+    if shape.get("size") != list(expected):
+        raise ValueError(f"run lengths are of size {short(shape.get('size'))}, the image is of {list(expected)}")
+    counts = shape.get("counts")
+    if isinstance(counts, str):
+        counts = unpack_counts(counts)
+    if not isinstance(counts, list):
+        raise ValueError(f"counts must be a list or a text, not {short(counts)}")
+    return decode_counts(counts, (expected[0], expected[1]))

@@ -1,0 +1,176 @@
+"""Label Studio's JSON: crops as tasks, predictions as brush masks, submitted annotations back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from shapely import affinity
+
+from monai_kwtl.exchange.annotation import Annotation, Handout, files_below, inner_name
+from monai_kwtl.exchange.brush import decode_brush, encode_brush
+from monai_kwtl.exchange.raster import make_polygon, paint
+from monai_kwtl.json_file import Checker, parse_json, short
+from monai_kwtl.selection import Region
+
+__all__ = ["read_labelstudio", "write_labelstudio"]
+
+MEND = "export the project again as JSON"
+NOT_OURS = ("selection.json", "export.json")
+CONFIG = """<View>
+  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+  <BrushLabels name="brush" toName="image">
+    <Label value="cell" background="#d55e00"/>
+  </BrushLabels>
+  <PolygonLabels name="polygon" toName="image" opacity="0.4">
+    <Label value="cell" background="#0072b2"/>
+  </PolygonLabels>
+</View>
+"""
+SHAPES = ("brush", "brushlabels", "polygon", "polygonlabels", "rectangle", "rectanglelabels")
+
+
+def write_labelstudio(folder: Path, handout: Handout) -> None:
+    """Write ``tasks.json``, a task for each crop with the picture in it, and ``label_config.xml``."""
+    tasks = []
+    for index, (region, name, crop) in enumerate(zip(handout.regions, handout.names, handout.crops, strict=True)):
+        data = {"image": _data_uri(crop), "region": Path(name).stem, "rank": region.rank, "source": region.image}
+        task: dict[str, Any] = {"data": data}
+        if handout.predictions is not None:
+            labels = handout.predictions[index]
+            cells = [_brush(labels == number, index, number) for number in range(1, int(labels.max(initial=0)) + 1)]
+            task["predictions"] = [{"model_version": "kwtl", "result": cells}]
+        tasks.append(task)
+    text = json.dumps(tasks, allow_nan=False) + "\n"
+    (folder / "tasks.json").write_text(text, encoding="ascii", newline="\n")
+    (folder / "label_config.xml").write_text(CONFIG, encoding="ascii", newline="\n")
+
+
+def _data_uri(crop: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(crop).save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _brush(mask: np.ndarray, index: int, number: int) -> dict[str, Any]:
+    return {
+        "id": f"region{index + 1}cell{number}",
+        "type": "brushlabels",
+        "from_name": "brush",
+        "to_name": "image",
+        "original_width": mask.shape[1],
+        "original_height": mask.shape[0],
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": ["cell"]},
+    }
+
+
+def read_labelstudio(folder: Path, regions: Sequence[Region], names: Sequence[str]) -> list[Annotation]:
+    """Read every JSON export below a folder.
+
+    A region is finished where its task has an annotation that was submitted, also an empty one; skipped ones are not,
+    and predictions do not count. Brush masks, polygons and rectangles are read, of all labels but those that begin with
+    "ignore".
+
+    Args:
+        folder: of the files.
+        regions: of the selection.
+        names: of their crops.
+
+    Raises:
+        KWTLError: one line with file and field, for what is no such export, or does not fit the regions.
+    """
+    by_stem = {Path(name).stem.casefold(): region for name, region in zip(names, regions, strict=True)}
+    found: list[Annotation] = []
+    for path in files_below(folder, (".json",)):
+        if path.name in NOT_OURS:
+            continue
+        tasks, check = parse_json(path, "Label Studio export"), Checker(path, MEND)
+        if not isinstance(tasks, list):
+            raise check.fail(f"must hold a list of tasks, not {short(tasks)}")
+        for index, task in enumerate(tasks):
+            found += _read_task(path, check, task, f"[{index}].", by_stem)
+    return found
+
+
+def _read_task(path: Path, check: Checker, task: Any, where: str, by_stem: Mapping[str, Region]) -> list[Annotation]:
+    if not isinstance(task, dict):
+        raise check.fail(f"{where[:-1]} must be an object, not {short(task)}")
+    data = check.get(task, "data", dict, where)
+    region = by_stem.get(inner_name(check.get(data, "region", str, f"{where}data."), path).casefold())
+    if region is None or "annotations" not in task:
+        return []
+    found = []
+    for index, entry in enumerate(check.get(task, "annotations", list, where)):
+        inner = f"{where}annotations[{index}]."
+        if not isinstance(entry, dict):
+            raise check.fail(f"{inner[:-1]} must be an object, not {short(entry)}")
+        mask = np.zeros((region.height, region.width), dtype=bool)
+        objects = 0
+        for number, result in enumerate(check.get(entry, "result", list, inner)):
+            try:
+                objects += _paint(mask, result)
+            except ValueError as error:
+                raise check.fail(f"{inner}result[{number}]: {error}") from error
+        source = f"{path} annotation {short(entry.get('id', index))}"
+        submitted = entry.get("was_cancelled") is not True
+        found.append(Annotation(region.rank, mask, objects, submitted, source, _time(entry, path)))
+    return found
+
+
+def _time(entry: Mapping[str, Any], path: Path) -> float:
+    for key in ("updated_at", "created_at"):
+        text = entry.get(key)
+        try:
+            # Python 3.10 does not know the Z
+            time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+            return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+        except (AttributeError, ValueError, OverflowError):
+            continue
+    return path.stat().st_mtime
+
+
+def _paint(mask: np.ndarray, result: Any) -> bool:
+    """Add what one result outlines to a mask; returns whether that has any pixel."""
+    if not isinstance(result, dict):
+        raise ValueError(f"must be an object, not {short(result)}")
+    kind, value = result.get("type"), result.get("value")
+    if kind not in SHAPES:
+        return False  # choices, texts and relations say nothing of pixels
+    if not isinstance(value, dict):
+        raise ValueError(f"value must be an object, not {short(value)}")
+    names = value.get(kind)
+    if isinstance(names, list) and names and str(names[0]).casefold().startswith("ignore"):
+        return False
+    size = result.get("original_height"), result.get("original_width")
+    if size != mask.shape or result.get("image_rotation") not in (0, None):
+        raise ValueError("is of an image of another size, or turned")
+    if kind.startswith("brush"):
+        if value.get("format") != "rle":
+            raise ValueError("a brush mask must be in the format rle")
+        cell = decode_brush(value.get("rle"), (mask.shape[0], mask.shape[1]))
+        mask |= cell
+        return bool(cell.any())
+    if kind.startswith("polygon"):
+        points = value.get("points")
+    else:
+        try:
+            x, y, width, height = (float(value[key]) for key in ("x", "y", "width", "height"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError("a rectangle must have numbers x, y, width and height") from error
+        points = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+    polygon = affinity.scale(make_polygon([points]), mask.shape[1] / 100.0, mask.shape[0] / 100.0, origin=(0, 0))
+    turn = value.get("rotation", 0)
+    if turn:
+        if not isinstance(turn, (int, float)) or not abs(turn) <= 360 or kind.startswith("polygon"):
+            raise ValueError(f"rotation must be degrees of a rectangle, not {short(turn)}")
+        corner = points[0][0] * mask.shape[1] / 100.0, points[0][1] * mask.shape[0] / 100.0
+        polygon = affinity.rotate(polygon, turn, origin=corner)
+    return paint(mask, polygon)

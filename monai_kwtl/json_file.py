@@ -54,10 +54,12 @@ def parse_json(path: str | Path, what: str = "JSON file") -> Any:
     """
     path = Path(path)
     try:
+        content = bytearray()
         with path.open("rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise KWTLError(f"{path}: more than {LARGEST_FILE >> 20} MiB; is it a {what}?")
+            while block := stream.read(1 << 20):
+                content += block
+                if len(content) > LARGEST_FILE:
+                    raise KWTLError(f"{path}: more than {LARGEST_FILE >> 20} MiB; is it a {what}?")
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise KWTLError(f"{path}: not a text file (byte {error.start}); give a {what}") from error

@@ -53,7 +53,8 @@ def start(several: bool = False) -> None:
             would do all the work, and all would write the same files.
     """
     one_line_errors()
-    connect()
+    if several or started_together() > 1:
+        connect()
     if started_together() > 1 and not (several or joined()):
         raise KWTLError(
             f"this was started as {started_together()} processes, but the configuration is for one: add the stage's "

@@ -18,8 +18,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_kwtl.bundle import file_sha256
-from monai_kwtl.distributed import unwrap
 from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.parallel import unwrap
 from monai_kwtl.whole_files import written_whole
 
 __all__ = ["StageCheckpoint", "remove_unfinished", "save_atomically"]

@@ -6,13 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from monai_kwtl.errors import KWTLError
@@ -28,14 +27,11 @@ __all__ = [
     "joined",
     "local_rank",
     "on_main_process",
-    "parallel",
     "ranks",
     "share",
     "start",
     "started_together",
     "stop",
-    "unsynchronized",
-    "unwrap",
 ]
 
 Result = TypeVar("Result")
@@ -74,11 +70,9 @@ def is_main_process() -> bool:
 
 
 def started_together() -> int:
-    """Number of processes that were started to work together, as ``torchrun`` tells each by its environment."""
-    try:
-        return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
-    except (KeyError, ValueError):
-        return 1
+    """Number of processes that ``torchrun`` has started to work together; 0 where it has not started this one."""
+    known = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return int(os.environ["WORLD_SIZE"]) if known else 0
 
 
 def local_rank() -> int:
@@ -90,9 +84,9 @@ def local_rank() -> int:
 
 
 def connect() -> None:
-    """Reach the store of the run, so that from now on only the first process that fails says so."""
+    """Reach the store of the processes that were started together: from now on only the first one to fail says so."""
     global _store
-    if _store is None and "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if _store is None and started_together():
         _store = next(rendezvous("env://", timeout=timedelta(minutes=5)))[0]
 
 
@@ -185,8 +179,9 @@ def on_main_process(work: Callable[[], Result]) -> Result:
         try:
             with alone():
                 told = [work(), True]
-        except BaseException:
-            dist.broadcast_object_list(told, src=0)
+        except Exception:
+            with suppress(RuntimeError):  # the others may have gone
+                dist.broadcast_object_list(told, src=0)
             raise
     dist.broadcast_object_list(told, src=0)
     if not told[1]:
@@ -204,54 +199,3 @@ def barrier() -> None:
     """Wait until all processes are here."""
     if ranks().count > 1:
         dist.barrier()
-
-
-# --- networks ---------------------------------------------------------------------------------------------------------
-
-
-def parallel(network: nn.Module) -> nn.Module:
-    """Wrap a network for training in several processes, each of which sees a part of every batch.
-
-    On CUDA, batch-norm layers take their statistics from the whole batch. PyTorch has no such layers for the CPU: there
-    each process normalises its own part, and the running statistics are those of the first process.
-
-    Args:
-        network: on the device of this process.
-
-    Returns:
-        A ``DistributedDataParallel``: gradients are averaged over the processes, so use it with
-        ``monai_kwtl.losses.LossOverProcesses``.
-    """
-    device = next(network.parameters()).device
-    if device.type != "cuda":
-        return nn.parallel.DistributedDataParallel(network)
-    return nn.parallel.DistributedDataParallel(
-        nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device.index]
-    )
-
-
-def unwrap(network: Any) -> Any:
-    """The network inside a ``DistributedDataParallel``; anything else as it is."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-
-
-def unsynchronized(network: nn.Module) -> nn.Module:
-    """Make a network of :func:`parallel` usable by one process without the others, after the training.
-
-    Args:
-        network: its batch-norm layers are changed in place where they take statistics from all processes.
-
-    Returns:
-        The network inside; its weights and statistics are the same.
-    """
-    network = unwrap(network)
-    for layer in network.modules():
-        if isinstance(layer, nn.SyncBatchNorm):
-            layer.__class__ = _LocalBatchNorm
-    return network
-
-
-class _LocalBatchNorm(nn.SyncBatchNorm):
-    """Statistics of what this process sees; the forward pass of the base class waits for the other processes."""
-
-    forward = nn.modules.batchnorm._BatchNorm.forward

@@ -19,12 +19,13 @@ from monai.handlers import ValidationHandler
 from torch import nn
 
 from monai_kwtl.data import describe_label_values, read_image, read_label
-from monai_kwtl.distributed import is_main_process, unwrap
+from monai_kwtl.distributed import is_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.evaluation import labelled
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.mask_record import has_record
 from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.parallel import unwrap
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.region_masks import labelled_regions, read_region_masks
 from monai_kwtl.scoring import normalize

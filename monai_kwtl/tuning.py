@@ -21,10 +21,11 @@ from monai_kwtl.adaptation import pool_batches
 from monai_kwtl.bundle import file_sha256, not_finite
 from monai_kwtl.checkpoints import StageCheckpoint, remove_unfinished, save_atomically
 from monai_kwtl.crops import CropDataset, GridCropDataset
-from monai_kwtl.distributed import is_main_process, on_main_process, ranks, unsynchronized
+from monai_kwtl.distributed import is_main_process, on_main_process, ranks
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log
 from monai_kwtl.normalization import estimate_batch_norm_statistics
+from monai_kwtl.parallel import unsynchronized
 from monai_kwtl.summary import format_table
 from monai_kwtl.whole_files import written_whole
 

@@ -17,7 +17,7 @@ from stage_process import ROOT, Death, run, run_stage_together, run_together, st
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_kwtl import bundle, distributed
+from monai_kwtl import bundle, distributed, parallel
 from monai_kwtl.crops import CropDataset, GridCropDataset, prepare_crops
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE, LossOverProcesses
@@ -151,9 +151,11 @@ def test_selection_gives_the_bytes_of_one_process(place, tmp_path):
     assert "scoring images: 3 in" in said  # of 5; the other process had 2
     # one image is left to score, then none
     sorted((two / "scores").rglob("*.npz"))[0].unlink()
-    for words in ("scoring images: 1 in", "pretext weights"):
-        ended = succeeded(run_stage_together("select", tmp_path / "logs", output_dir=two, overwrite="true", **options))
-        assert words in ended[0].out
+    options |= {"overwrite": "true", "report": "false", "tensorboard": "false"}
+    for scored in (True, False):
+        ended = succeeded(run_stage_together("select", tmp_path / "logs", output_dir=two, **options))
+        assert ("scoring images: 1 in" in ended[0].out) is ("scoring images" in ended[0].out) is scored
+        assert "are of these images and settings: used again" in ended[0].out
         assert (one / "selection.json").read_bytes() == (two / "selection.json").read_bytes()
 
 
@@ -233,15 +235,15 @@ def one_of_two(folder):
     except (ZeroDivisionError, KWTLError) as error:
         saved["failure"] = type(error).__name__
 
-    network = distributed.parallel(small_network())
+    network = parallel.data_parallel(small_network())
     images, target = (part[rank::2] for part in small_batch())
     loss = LossOverProcesses(ForegroundWeightedBCE())(network(images), target)
     loss.backward()
     saved["loss"] = loss.item()
-    saved["gradients"] = {name: p.grad for name, p in distributed.unwrap(network).named_parameters()}
+    saved["gradients"] = {name: p.grad for name, p in parallel.unwrap(network).named_parameters()}
 
     torch.manual_seed(rank)  # the weights of the first process count
-    network = distributed.parallel(FCRN(features=(4, 6)))
+    network = parallel.data_parallel(FCRN(features=(4, 6)))
     trainer = SupervisedTrainer(
         device="cpu",
         max_epochs=1,
@@ -253,7 +255,7 @@ def one_of_two(folder):
         decollate=False,
     )
     trainer.run()
-    saved["weights"] = {name: p.detach() for name, p in distributed.unwrap(network).named_parameters()}
+    saved["weights"] = {name: p.detach() for name, p in parallel.unwrap(network).named_parameters()}
     torch.save(saved, Path(folder, f"{rank}.pt"))
     distributed.stop()
 
@@ -268,7 +270,7 @@ def tuned_in_double(arguments):
     data = small_crops(steps=30) if schedule == "steps" else small_grid()
     torch.manual_seed(0)
     network = FCRN(features=(6, 8, 10), norm="instance").double()
-    network = network if distributed.ranks().count == 1 else distributed.parallel(network)
+    network = network if distributed.ranks().count == 1 else parallel.data_parallel(network)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=5e-4)
     loss_function = LossOverProcesses(ForegroundWeightedBCE())
     for step in range(data.steps):
@@ -277,7 +279,7 @@ def tuned_in_double(arguments):
         loss_function(network(images.double()), target).backward()
         optimizer.step()
     if distributed.is_main_process():
-        torch.save(distributed.unwrap(network).state_dict(), path)
+        torch.save(parallel.unwrap(network).state_dict(), path)
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +343,7 @@ def test_a_synchronised_network_is_one_for_a_single_process_again():
     plain = FCRN(features=(4, 6)).train()
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(FCRN(features=(4, 6))).train()
     synchronised.load_state_dict(plain.state_dict())
-    network = distributed.unsynchronized(synchronised)
+    network = parallel.unsynchronized(synchronised)
     assert len(batch_norm_layers(network)) == 3
     images = torch.rand(2, 1, 12, 15)
     assert torch.equal(network(images), plain(images))
@@ -488,8 +490,8 @@ def test_several_processes_without_the_overlay_and_the_overlay_without_several_a
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
-    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(name, value)
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "MASTER_ADDR": "", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert bundle.choose_device("auto") == torch.device("cuda:1")

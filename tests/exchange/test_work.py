@@ -6,11 +6,13 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from stage_here import random_weights, run
 
 from monai_kwtl.cli import main
 from monai_kwtl.errors import KWTLError
@@ -243,3 +245,35 @@ def test_bad_requests_are_refused(trip, tmp_path, given, message):
     with pytest.raises(KWTLError, match=message):
         export_regions(trip.selection, **{"tool": "png", "output": tmp_path / "work"} | given)
     assert not list(tmp_path.iterdir())
+
+
+def test_predictions_of_a_network_are_those_of_the_inference_stage(trip, tmp_path):
+    weights = random_weights(tmp_path / "model.pt", seed=4)
+    ended = run("inference", dataset_dir=trip.dataset, output_dir=tmp_path / "whole", ckpt=weights)
+    assert ended.status == 0, ended.err
+    export_regions(trip.selection, "png", tmp_path / "work", trip.dataset, predictions=weights)
+    export_regions(trip.selection, "png", tmp_path / "again", trip.dataset, predictions=tmp_path / "whole")
+    filled = 0
+    for region, name in zip(trip.regions, trip.names, strict=True):
+        whole = np.array(Image.open(tmp_path / "whole" / f"{Path(region.image).stem}.png"))
+        expected = whole[region.y : region.y + region.height, region.x : region.x + region.width]
+        filled += int((expected > 0).sum())
+        for folder in ("work", "again"):
+            assert np.array_equal(np.array(Image.open(tmp_path / folder / "start" / name)), expected)
+    assert 0 < filled < sum(region.width * region.height for region in trip.regions)
+
+
+def test_a_folder_that_predicts_nothing_of_a_region_is_refused(trip, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(KWTLError, match="has no mask of the region of rank 1"):
+        export_regions(trip.selection, "png", tmp_path / "work", trip.dataset, predictions=tmp_path / "none")
+
+
+@pytest.mark.parametrize("rescale", ["x", [1], {"a": 2}, [5, 1], 10**400])
+def test_a_selection_with_a_strange_grey_range_is_refused(trip, tmp_path, rescale):
+    document = json.loads(trip.selection.read_text())
+    document["created_with"] = {"rescale": rescale}
+    (tmp_path / "selection.json").write_text(json.dumps(document))
+    with pytest.raises(KWTLError):
+        export_regions(tmp_path / "selection.json", "png", tmp_path / "work", trip.dataset)
+    assert not (tmp_path / "work").exists()

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigWorkflow
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.data import read_image
 from monai_kwtl.distributed import is_main_process, on_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.event_files import open_log
 from monai_kwtl.report.pictures import for_display, shrink
+from monai_kwtl.summary import image_title
 from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.whole_files import written_whole
 
@@ -123,7 +124,7 @@ def preview_sheet(
             plane = np.asarray(picture)[0]
             stages[name] = (plane * 255 if plane.max(initial=0) <= 1 else plane).astype(np.uint8)
         names = list(stages)
-        rows.append((item["name"], [shrink(picture, side) for picture in stages.values()]))
+        rows.append((image_title(item["name"], item["page"]), [shrink(picture, side) for picture in stages.values()]))
     gap, head = 8, 26
     widths = [max(row[column].shape[1] for _, row in rows) for column in range(len(names))]
     height = head + sum(max(p.shape[0] for p in row) + head for _, row in rows)
@@ -155,7 +156,7 @@ def show_preview(sheet: np.ndarray, output_dir: str | os.PathLike, tensorboard: 
     with written_whole(path) as unfinished:
         Image.fromarray(sheet).save(unfinished, format="PNG")
     if tensorboard:
-        with SummaryWriter(str(Path(output_dir) / "tensorboard")) as writer:
+        with open_log(Path(output_dir) / "tensorboard", "preview") as writer:
             writer.add_image("pseudo-labels", sheet, dataformats="HW")
     logger.info(f"pseudo-labels are drawn in {path}")
     return path

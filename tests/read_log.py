@@ -34,7 +34,7 @@ class Log:
         return {tag: self.curve(tag)[-1][1] for tag in self.tags("scalars")}
 
     def picture(self, tag: str) -> np.ndarray:
-        """An image, uint8 (H, W, 3) or (H, W)."""
+        """An image, uint8 (H, W, 3); grey ones are written so as well."""
         (event,) = self._events.Images(tag)
         return np.array(Image.open(io.BytesIO(event.encoded_image_string)))
 

@@ -41,7 +41,7 @@ QUICK_INSPECT = types.SimpleNamespace(**vars(inspect) | {"stack": _stack})  # fo
 
 
 @contextlib.contextmanager
-def _as_before():
+def as_before():
     """Undo what a stage sets for its whole process; conftest does so for logging."""
     hook, argv, threads = sys.excepthook, sys.argv, torch.get_num_threads()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - MONAI seeds it
@@ -67,7 +67,7 @@ def command(*arguments: object, **knobs: object) -> Ended:
     out, err = io.StringIO(), io.StringIO()
     status = 0
     quick = mock.patch.object(fire.core, "inspect", QUICK_INSPECT)
-    with _as_before(), quick, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with as_before(), quick, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         sys.argv = ["-m", "run", *given]
         try:
             with warnings.catch_warnings():  # any other warning is an error, as everywhere in the tests

@@ -323,6 +323,15 @@ def test_weights_that_are_there_are_kept_unless_told(tmp_path):
     assert (tmp_path / "model.pt").read_bytes() == b"weights"
 
 
+def test_the_checkpoint_of_an_interrupted_run_is_kept_unless_told(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"steps")
+    with pytest.raises(KWTLError, match="checkpoint.pt is of an interrupted run: go on with --resume true"):
+        check_stage_output(tmp_path, overwrite=False, resume=False)
+    for told in ({"overwrite": True, "resume": False}, {"overwrite": False, "resume": True}):
+        assert check_stage_output(tmp_path, **told) == tmp_path / "model.pt"
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"steps"
+
+
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -348,6 +357,14 @@ def test_weights_are_a_plain_state_dict_with_a_note(small, tmp_path):
     note = json.loads((tmp_path / "out" / "model.json").read_text())
     assert note == {"seed": 3, "crop": 24, "steps": 9, "sha256": sha256}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.pt", "model.json"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(small, tmp_path, value):
+    small[3].bias.data[0] = value
+    with pytest.raises(KWTLError, match="trained weights are not finite, first in '3.bias': they were not saved"):
+        WeightsSaver(tmp_path / "model.pt", small).save()
+    assert not list(tmp_path.iterdir())
 
 
 def test_batch_norm_statistics_are_those_of_the_images(small, tmp_path, rng):

@@ -37,9 +37,13 @@ __all__ = [
     "place",
     "score_settings",
     "start",
+    "start_sha256",
     "true_or_false",
     "versions",
 ]
+
+
+FROM_SCRATCH = (None, "random")
 
 
 def start(several: bool = False) -> None:
@@ -122,6 +126,11 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def start_sha256(path: str | os.PathLike | None) -> str | None:
+    """:func:`file_sha256` of start weights; None where a training begins with random ones."""
+    return None if path in FROM_SCRATCH else file_sha256(path)
+
+
 def _read_checkpoint(path: Path) -> Any:
     content = path.read_bytes()
     try:
@@ -146,7 +155,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
 
     Args:
         network: changed in place.
-        path: of the checkpoint; None keeps the weights as they are, for training from scratch.
+        path: of the checkpoint; None or ``random`` keeps the weights as they are, for training from scratch. (On a
+            command line None does not count as given.)
         device: where the network shall live.
 
     Returns:
@@ -155,7 +165,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
     Raises:
         KWTLError: when the file is missing, is no checkpoint, belongs to another network, or holds NaN or infinity.
     """
-    if path is None:
+    if path in FROM_SCRATCH:
         return network.to(device)
     path = _existing_checkpoint(path)
     state = _read_checkpoint(path)

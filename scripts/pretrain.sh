@@ -63,7 +63,7 @@ cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
 run --config_file bundles/kwtl/configs/meta_train.json --sources "[${sources%, }]" --output_dir "$out/reptile" \
     --meta_epochs "$epochs" --most_images 12 --checkpoint_every 2 "${common[@]}" &
-run --config_file bundles/kwtl/configs/train.json --dataset_dir "$out/joint" --output_dir "$out/joint_weights" --ckpt None \
+run --config_file bundles/kwtl/configs/train.json --dataset_dir "$out/joint" --output_dir "$out/joint_weights" --ckpt random \
     --steps "$steps" --batch_size 5 --learning_rate 0.001 --held_out 0 --adapt_norm false "${common[@]}"
 wait $!
 unset OMP_NUM_THREADS

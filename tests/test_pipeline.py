@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from stage_here import random_weights, run
 
+from monai_kwtl.bundle import file_sha256
 from monai_kwtl.synthetic import make_pool
 
 QUICK = {"pretext": "skip", "window": 64, "step": 20, "report": "false", "tensorboard": "false"}
@@ -90,3 +91,15 @@ def test_labels_of_the_pool_change_nothing(poison, place, chosen, tmp_path, rng)
     shutil.copytree(place / "pool", tmp_path / "pool")
     poison(tmp_path / "pool" / "labels", rng)
     assert select(tmp_path / "pool", tmp_path / "out", place) == chosen
+
+
+def test_training_from_scratch_knows_no_weights(place, tmp_path):
+    options = {"dataset_dir": place / "pool", "steps": 1, "crop": 32, "batch_size": 1, "tensorboard": "false"}
+    notes = []
+    for number, ckpt in enumerate(("random", "random", place / "model.pt")):
+        ended = run("train", output_dir=tmp_path / str(number), ckpt=ckpt, adapt_norm="false", **options)
+        assert ended.status == 0, ended.err
+        notes.append(json.loads((tmp_path / str(number) / "model.json").read_text()))
+    assert notes[0] == notes[1]
+    assert [note["start"] for note in notes] == [None, None, file_sha256(place / "model.pt")]
+    assert notes[2]["sha256"] != notes[0]["sha256"]

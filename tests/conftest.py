@@ -17,9 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGGERS = (None, "monai_kwtl", "monai.bundle.scripts", "monai.bundle.workflows")
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Undo what a bundle's logging.conf does: its handlers replace pytest's, and write to a stdout that is closed."""
+def _logging_as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger.handlers[:], logger.level, logger.propagate, logger.disabled) for logger in loggers]
     yield
@@ -27,6 +25,18 @@ def logging_as_before() -> Iterator[None]:
         logger.handlers[:] = handlers
         logger.setLevel(level)  # not by assignment: it also empties the cache of isEnabledFor
         logger.propagate, logger.disabled = propagate, disabled
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a bundle's logging.conf does: its handlers replace pytest's, and write to a stdout that is closed."""
+    yield from _logging_as_before()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_before_the_module() -> Iterator[None]:
+    """Undo what stages did to logging that a fixture of a whole module ran."""
+    yield from _logging_as_before()
 
 
 @pytest.fixture(scope="session")

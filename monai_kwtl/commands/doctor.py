@@ -7,10 +7,12 @@ import importlib.metadata
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from monai_kwtl.bundle import bundle_root, choose_device, load_weights
 from monai_kwtl.errors import KWTLError
@@ -26,21 +28,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
 
 
+def _needed() -> Iterator[Requirement]:
+    """What monai-kwtl needs on this system, and what those packages need for the extras that it asks of them."""
+    for requirement in _requirements("monai-kwtl"):
+        yield requirement
+        for extra in sorted(requirement.extras):
+            yield from _requirements(requirement.name, extra)
+
+
+def _requirements(package: str, extra: str = "") -> list[Requirement]:
+    """What a package needs always, or for one of its extras only."""
+    try:
+        found = [Requirement(text) for text in importlib.metadata.requires(package) or []]
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    always = [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [r for r in found if r not in always and r.marker.evaluate({"extra": extra})] if extra else always
+
+
+def _looked_up(requirement: Requirement) -> Finding:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return WRONG, requirement.name, f"is not installed: pip install '{_wanted(requirement)}'"
+    fits = requirement.specifier.contains(version, prereleases=True)
+    mend = "" if fits else f": pip install '{_wanted(requirement)}'"
+    return OK if fits else WRONG, requirement.name, version + mend
+
+
+def _wanted(requirement: Requirement) -> str:
+    return str(requirement).split(";")[0].strip()
+
+
 def packages() -> list[Finding]:
     """Whether each package that monai-kwtl needs is there in a version that it takes."""
-    found: list[Finding] = []
-    for requirement in map(Requirement, importlib.metadata.requires("monai-kwtl") or []):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            found.append((WRONG, requirement.name, f"is not installed: pip install '{requirement}'"))
-            continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        mend = "" if fits else f": pip install '{requirement}'"
-        found.append((OK if fits else WRONG, requirement.name, version + mend))
-    return found
+    found: dict[str, Finding] = {}
+    for requirement in _needed():
+        finding, name = _looked_up(requirement), canonicalize_name(requirement.name)
+        if name not in found or finding[0] == WRONG:
+            found[name] = finding
+    return list(found.values())
 
 
 def machine() -> list[Finding]:

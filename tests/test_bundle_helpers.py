@@ -21,7 +21,6 @@ from monai_kwtl.bundle import (
     bundle_root,
     choose_device,
     file_sha256,
-    is_main_process,
     load_weights,
     one_line_errors,
     place,
@@ -125,14 +124,6 @@ def test_a_device_may_be_a_name_or_a_device():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(KWTLError, match="device .* cannot be used here; use auto"):
         choose_device(device)
-
-
-def test_one_process_is_the_main_one(monkeypatch):
-    assert is_main_process()
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        assert is_main_process() is (rank == 0)
 
 
 def test_results_are_named_after_data_set_and_stage(tmp_path, monkeypatch):

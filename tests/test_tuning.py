@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from read_log import Log
 from stage_here import random_weights, run
 from stage_process import CONFIGS
+from tensorboard.summary.writer import event_file_writer
 from torch import nn
 
 from monai_kwtl.crops import CropDataset, GridCropDataset
@@ -173,7 +175,9 @@ def train(folder, losses, state=None, metrics=None, **options):
     return log
 
 
-def test_a_resumed_curve_has_every_step_once(tmp_path):
+def test_a_resumed_curve_has_every_step_once(tmp_path, monkeypatch):
+    # event files are read in the order of their names, which begin with the second in which they were opened
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=count(1_700_000_000).__next__))
     first = train(tmp_path, [9.0, 8.0, 7.0, 6.0])
     state = first.state_dict()
     train(tmp_path, [5.0, 4.0, 3.0], state)  # was killed: its steps come again

@@ -64,6 +64,11 @@ MASKS = [
         labels="drawings",
     ),
     case(
+        "select",
+        "drawings: no folder of masks (No such file or directory); give the folder that holds them",
+        labels="drawings",
+    ),
+    case(
         ("train", "evaluate"),
         "my_images/images holds the images themselves: give the folder of their masks with --labels.",
         labels="my_images/images",

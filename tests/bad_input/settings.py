@@ -211,5 +211,13 @@ OUTPUT = [
     case(ALL, "overwrite must be true or false, got 'ja'.", overwrite="ja"),
     case("evaluate", "overlays must be true or false, got 'some'.", overlays="some"),
     case("select", "report must be true or false, got 'short'.", report="short"),
+    case(("select", "train"), "project must be true or false, got 'mine'.", project="mine"),
+    case(
+        "select",
+        "this round is not noted: my_images/project.json: line 1, column 1: Expecting value; mend the JSON",
+        "project.json is no JSON",
+        file_at("my_images/project.json"),
+        status=0,
+    ),
     case(TRAINING, "resume must be true or false, got 'now'.", resume="now"),
 ]

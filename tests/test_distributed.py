@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -116,7 +117,9 @@ def run_watched(stage, folder, **options):
         assert written
         written = [line for line in written if f"{out}/scores" not in line and line != f"os.mkdir {out}"]
     assert not written
-    assert len({path.name.split(".")[-2] for path in out.rglob("events.out.tfevents.*")}) == 1  # process id
+    # events.out.tfevents.<time>.<host>.<process id>.<number>[.<stage>]
+    logs = [re.search(r"\.(\d+)\.\d+(\.[a-z_]+)?$", path.name) for path in out.rglob("events.out.tfevents.*")]
+    assert len({found[1] for found in logs}) == 1
     return ended[0].out
 
 

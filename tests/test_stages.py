@@ -95,15 +95,18 @@ def files(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_killed_continues_to_the_same_weights(stage, place, whole, tmp_path):
-    options = knobs(stage, place) | {"output_dir": tmp_path / "out", "resume": "true"}
-    deaths = [
-        np.random.default_rng(5).uniform(0.2, 0.9),  # at any moment
-        Death("half", 2),  # in a checkpoint, of which there is one before
-        Death("after", files(stage) + 4),  # between the weights and the note on them, or after both
-    ]
-    survive(stage, options, deaths, tmp_path / "log")
-    assert_same(weights(tmp_path / "out"), weights(whole(stage)))
-    assert {p.name for p in (tmp_path / "out").iterdir()} <= {"model.pt", "model.json", "pseudo_labels.png"}
+    deaths = {
+        "moment": [np.random.default_rng(5).uniform(0.6, 1.6)],  # at any moment, however far it is by then
+        "files": [
+            Death("half", 2),  # in a checkpoint, of which there is one before
+            Death("after", files(stage) + 4),  # between the weights and the note on them, or after both
+        ],
+    }
+    for name, those in deaths.items():
+        options = knobs(stage, place) | {"output_dir": tmp_path / name, "resume": "true"}
+        survive(stage, options, those, tmp_path / "log")
+        assert_same(weights(tmp_path / name), weights(whole(stage)))
+        assert {p.name for p in (tmp_path / name).iterdir()} <= {"model.pt", "model.json", "pseudo_labels.png"}
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_pixels_are_those_whose_centres_shapely_finds_inside(rng):
 
 
 def test_holes_are_left_out(rng):
-    outline, hole = [[2.1, 2.2], [40.3, 3.1], [38.2, 30.4], [3.3, 28.1]], [[10.1, 10.2], [20.3, 11.1], [15.2, 20.3]]
+    outline, hole = [[2.1, 2.2], [40.3, 3.1], [38.27, 30.43], [3.3, 28.1]], [[10.1, 10.2], [20.3, 11.1], [15.2, 20.3]]
     mask = rasterize([[outline, hole]], (33, 47))
     assert np.array_equal(mask, by_shapely([[outline, hole]], (33, 47)))
     assert not mask[13, 15] and mask[5, 5]

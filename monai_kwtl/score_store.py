@@ -3,22 +3,103 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["ScoreStore"]
+__all__ = [
+    "SCORES",
+    "ScoreStore",
+    "pack_maps",
+    "pack_scores",
+    "settings_hash",
+    "to_bytes",
+    "unpack",
+    "unpack_map",
+    "unpack_scores",
+]
 
+SCORES = ("window_scores", "foreground", "cells")
 _LARGEST_PICTURE = 1 << 26  # pixels; the maps of larger images are not kept
+
+
+def settings_hash(settings: Mapping[str, Any], window: int, step: int) -> str:
+    """16 hexadecimal digits that stand for everything that scores depend on besides the image."""
+    text = json.dumps({**settings, "window": window, "step": step}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pack_scores(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What is kept of a :class:`~monai_kwtl.window_inferer.WindowScoreInferer`'s output, without its maps."""
+    return {name: output[name] for name in SCORES if output[name] is not None}
+
+
+def pack_maps(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The maps of an output in 256 steps; nothing for very large images."""
+    if output["score"].size > _LARGEST_PICTURE:
+        return {}
+    top = float(output["score"].max()) or 1.0
+    return {
+        "score": np.rint(output["score"] * (255.0 / top)).astype(np.uint8),
+        "score_top": np.float64(top),
+        "probability": np.rint(output["probability"] * 255.0).astype(np.uint8),
+    }
+
+
+def unpack(stream: BinaryIO, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    """Read those of the named arrays that a packed file holds; None where it is broken."""
+    try:
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names if name in arrays.files}
+    # RuntimeError: zipfile's word for a member that a flipped bit declares encrypted or of an unknown method
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def unpack_scores(
+    item: Mapping[str, Any], grid: WindowGrid, arrays: Mapping[str, np.ndarray] | None
+) -> ImageScores | None:
+    """Scores of an item out of the arrays of :func:`pack_scores`; None where they do not belong to the grid."""
+    if arrays is None or not {"window_scores", "foreground"} <= arrays.keys():
+        return None
+    if arrays["window_scores"].shape != (len(grid),) or arrays["foreground"].shape != (len(grid),):
+        return None
+    cells = arrays.get("cells")
+    if cells is not None and cells.shape != (len(grid.row_edges) - 1, len(grid.column_edges) - 1):
+        return None
+    return ImageScores(
+        name=item["name"],
+        page=item["page"],
+        sha256=item["sha256"],
+        grid=grid,
+        window_scores=arrays["window_scores"],
+        cells=cells,
+        foreground=arrays["foreground"],
+    )
+
+
+def unpack_map(arrays: Mapping[str, np.ndarray] | None) -> np.ndarray | None:
+    """Score map out of the arrays of :func:`pack_maps`, float32 (H, W) in steps of 1/255 of its largest value."""
+    if arrays is None or not {"score", "score_top"} <= arrays.keys():
+        return None
+    return arrays["score"].astype(np.float32) * np.float32(arrays["score_top"] / 255.0)
+
+
+def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes that :func:`unpack` reads."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
 
 
 class ScoreStore:
@@ -36,8 +117,7 @@ class ScoreStore:
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any], window: int, step: int) -> None:
-        text = json.dumps({**settings, "window": window, "step": step}, sort_keys=True)
-        self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = Path(folder) / settings_hash(settings, window, step)
         self.window, self.step = window, step
 
     def path(self, item: Mapping[str, Any]) -> Path:
@@ -48,17 +128,10 @@ class ScoreStore:
     def put(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Keep the output of :class:`~monai_kwtl.window_inferer.WindowScoreInferer` for an item."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: output[name] for name in ("window_scores", "foreground", "cells") if output[name] is not None}
-        if output["score"].size <= _LARGEST_PICTURE:
-            top = float(output["score"].max()) or 1.0
-            arrays["score"] = np.rint(output["score"] * (255.0 / top)).astype(np.uint8)
-            arrays["score_top"] = np.float64(top)
-            arrays["probability"] = np.rint(output["probability"] * 255.0).astype(np.uint8)
         path = self.path(item)
         unfinished = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
         try:
-            with open(unfinished, "wb") as stream:
-                np.savez_compressed(stream, **arrays)
+            unfinished.write_bytes(to_bytes({**pack_scores(output), **pack_maps(output)}))
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -66,32 +139,15 @@ class ScoreStore:
     def _load(self, item: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
         try:
             # opened here, because np.load leaves the file open where it is broken
-            with open(self.path(item), "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in names if name in arrays.files}
-        # RuntimeError: zipfile's word for a member that a flipped bit declares encrypted or of an unknown method
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+            with open(self.path(item), "rb") as stream:
+                return unpack(stream, names)
+        except OSError:
             return None
 
     def get(self, item: Mapping[str, Any]) -> ImageScores | None:
         """Return the scores of an item, or None where they have to be computed."""
         grid = WindowGrid(item["height"], item["width"], self.window, self.step)
-        arrays = self._load(item, ("window_scores", "foreground", "cells"))
-        if arrays is None or not {"window_scores", "foreground"} <= arrays.keys():
-            return None
-        if arrays["window_scores"].shape != (len(grid),) or arrays["foreground"].shape != (len(grid),):
-            return None
-        cells = arrays.get("cells")
-        if cells is not None and cells.shape != (len(grid.row_edges) - 1, len(grid.column_edges) - 1):
-            return None
-        return ImageScores(
-            name=item["name"],
-            page=item["page"],
-            sha256=item["sha256"],
-            grid=grid,
-            window_scores=arrays["window_scores"],
-            cells=cells,
-            foreground=arrays["foreground"],
-        )
+        return unpack_scores(item, grid, self._load(item, SCORES))
 
     def probability(self, item: Mapping[str, Any]) -> np.ndarray | None:
         """Return the foreground probability of an item, float32 (H, W) in steps of 1/255; None if not kept."""
@@ -100,7 +156,4 @@ class ScoreStore:
 
     def score(self, item: Mapping[str, Any]) -> np.ndarray | None:
         """Return the score map of an item, float32 (H, W) in steps of 1/255 of its largest value; None if not kept."""
-        arrays = self._load(item, ("score", "score_top")) or {}
-        if not {"score", "score_top"} <= arrays.keys():
-            return None
-        return arrays["score"].astype(np.float32) * np.float32(arrays["score_top"] / 255.0)
+        return unpack_map(self._load(item, ("score", "score_top")))

@@ -1,0 +1,264 @@
+"""What the label server has to remember between calls and processes: scores, who labels what, and what is labelled."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.score_store import SCORES, pack_maps, pack_scores, to_bytes, unpack, unpack_map, unpack_scores
+from monai_kwtl.strategies import ImageScores
+from monai_kwtl.windows import WindowGrid
+
+__all__ = ["SIDECAR_NAME", "Box", "Lease", "Scoring", "Sidecar"]
+
+SIDECAR_NAME = "kwtl_scores.sqlite"
+_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS scorings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, method TEXT NOT NULL, model TEXT NOT NULL, settings TEXT NOT NULL,
+    window INTEGER NOT NULL, step INTEGER NOT NULL, UNIQUE (method, model, settings));
+CREATE TABLE IF NOT EXISTS scores (
+    scoring INTEGER NOT NULL REFERENCES scorings (id), image TEXT NOT NULL, page INTEGER NOT NULL,
+    scores BLOB NOT NULL, maps BLOB NOT NULL, PRIMARY KEY (scoring, image, page)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leases (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, client TEXT NOT NULL, mode TEXT NOT NULL, image TEXT NOT NULL,
+    page INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS known (
+    image TEXT NOT NULL, page INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL, width INTEGER NOT NULL,
+    height INTEGER NOT NULL, PRIMARY KEY (image, page, x, y, width, height)) WITHOUT ROWID;
+"""
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: column and row of its top left pixel, width and height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Lease(NamedTuple):
+    """A region given to a client until a point in time, in seconds since the epoch."""
+
+    id: int
+    client: str
+    mode: str
+    image: str
+    page: int | None
+    box: Box
+    until: float
+
+
+class Scoring(NamedTuple):
+    """What scores of one kind depend on besides the image."""
+
+    method: str
+    model: str
+    settings: str
+    window: int
+    step: int
+
+
+def _page(item: Mapping[str, Any]) -> int:
+    return -1 if item["page"] is None else int(item["page"])
+
+
+def _key(item: Mapping[str, Any]) -> tuple[str, int]:
+    return item["sha256"], _page(item)
+
+
+class Sidecar:
+    """A SQLite database in WAL mode beside the studies.
+
+    Every write is one transaction: a process that is killed leaves all that it had written and nothing in halves, and
+    any number of processes may read and write at once. Images are known by the SHA-256 of their file and by page, so
+    that they may be renamed and moved.
+
+    Args:
+        path: of the database; made with its first use.
+        wait: seconds to wait for another process's write.
+
+    Raises:
+        KWTLError: out of every method, when the file is no such database or cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, wait: float = 60.0) -> None:
+        self.path, self.wait = Path(path), wait
+        self._seen: dict[tuple, ImageScores] = {}
+
+    @contextlib.contextmanager
+    def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        try:
+            # closing() because sqlite3's own context manager ends the transaction only
+            with contextlib.closing(sqlite3.connect(self.path, timeout=self.wait, isolation_level=None)) as database:
+                self._prepare(database)
+                database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                try:
+                    yield database
+                except BaseException:
+                    database.execute("ROLLBACK")
+                    raise
+                database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise KWTLError(f"{self.path} cannot be used ({error}): move it away, and score again.") from error
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise KWTLError(f"{self.path} was written by a newer version of KWTL: install that, or move it away.")
+        # survives the death of a process in any case, and that of the machine up to the last transactions
+        database.execute("PRAGMA synchronous=NORMAL")
+        if version < _VERSION:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version={_VERSION}")
+            database.execute("COMMIT")
+
+    # --- scores -------------------------------------------------------------------------------------------------------
+
+    def put(self, scoring: Scoring, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Keep the scores of an image.
+
+        Args:
+            scoring: what they depend on.
+            item: of the pool, with ``sha256`` and ``page``.
+            output: of :class:`~monai_kwtl.window_inferer.WindowScoreInferer`.
+        """
+        scores, maps = to_bytes(pack_scores(output)), to_bytes(pack_maps(output))
+        with self._open(write=True) as database:
+            database.execute("INSERT OR IGNORE INTO scorings VALUES (NULL, ?, ?, ?, ?, ?)", scoring)
+            number = self._number(database, scoring)
+            database.execute(
+                "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", (number, *_key(item), scores, maps)
+            )
+
+    @staticmethod
+    def _number(database: sqlite3.Connection, scoring: Scoring) -> int | None:
+        row = database.execute(
+            "SELECT id FROM scorings WHERE method=? AND model=? AND settings=?", scoring[:3]
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def scorings(self, method: str) -> list[Scoring]:
+        """The kinds of scores there are of a method, the one begun last first."""
+        query = "SELECT method, model, settings, window, step FROM scorings WHERE method=? ORDER BY id DESC"
+        with self._open() as database:
+            return [Scoring(*row) for row in database.execute(query, (method,))]
+
+    def unscored(self, scoring: Scoring, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The items that have no scores of this kind."""
+        with self._open() as database:
+            number = self._number(database, scoring)
+            found = set(database.execute("SELECT image, page FROM scores WHERE scoring=?", (number,)))
+        return [item for item in items if _key(item) not in found]
+
+    def get(self, scoring: Scoring, item: Mapping[str, Any]) -> ImageScores | None:
+        """The scores of an image; None where there are none, or they do not belong to its size."""
+        seen = (scoring, _key(item), item["name"])
+        if seen not in self._seen:
+            blob = self._blob(scoring, item, "scores")
+            grid = WindowGrid(item["height"], item["width"], scoring.window, scoring.step)
+            scores = unpack_scores(item, grid, unpack(io.BytesIO(blob), SCORES)) if blob else None
+            if scores is None:
+                return None
+            self._seen[seen] = scores  # what the key says does not change
+        return self._seen[seen]
+
+    def score_map(self, scoring: Scoring, item: Mapping[str, Any]) -> np.ndarray | None:
+        """The score map of an image, float32 (H, W), in 256 steps; None where it was not kept."""
+        blob = self._blob(scoring, item, "maps")
+        return unpack_map(unpack(io.BytesIO(blob), ("score", "score_top"))) if blob else None
+
+    def _blob(self, scoring: Scoring, item: Mapping[str, Any], column: str) -> bytes | None:
+        with self._open() as database:
+            number = self._number(database, scoring)
+            query = f"SELECT {column} FROM scores WHERE scoring=? AND image=? AND page=?"
+            row = database.execute(query, (number, *_key(item))).fetchone()
+        return None if row is None else row[0]
+
+    def forget(self, method: str, keep: int = 2) -> None:
+        """Drop the scores of a method but those of the kinds begun last, so that trainings do not fill the disk."""
+        with self._open(write=True) as database:
+            rows = database.execute("SELECT id FROM scorings WHERE method=? ORDER BY id DESC", (method,)).fetchall()
+            for (number,) in rows[keep:]:
+                database.execute("DELETE FROM scores WHERE scoring=?", (number,))
+                database.execute("DELETE FROM scorings WHERE id=?", (number,))
+        self._seen.clear()
+
+    # --- leases -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def leasing(self) -> Iterator[Leases]:
+        """Look at all leases and grant new ones, with every other client waiting."""
+        with self._open(write=True) as database:
+            yield Leases(database)
+
+    def leases(self, item: Mapping[str, Any]) -> list[Lease]:
+        """Everything that was ever given out of an image and has not come back, run out or not."""
+        with self._open() as database:
+            return [
+                lease for lease in Leases(database).all() if (lease.image, lease.page) == (_key(item)[0], item["page"])
+            ]
+
+    def end_leases(self, ids: Sequence[int]) -> None:
+        """Take leases back."""
+        with self._open(write=True) as database:
+            database.executemany("DELETE FROM leases WHERE id=?", [(number,) for number in ids])
+
+    # --- what is labelled ---------------------------------------------------------------------------------------------
+
+    def set_known(self, item: Mapping[str, Any], boxes: Sequence[Box]) -> None:
+        """Note in which regions of an image everything has been outlined; replaces what was noted before."""
+        with self._open(write=True) as database:
+            database.execute("DELETE FROM known WHERE image=? AND page=?", _key(item))
+            rows = [(*_key(item), *map(int, box)) for box in boxes]
+            database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def known(self) -> dict[tuple[str, int | None], list[Box]]:
+        """{(SHA-256, page): the labelled regions} of all images that have any."""
+        found: dict[tuple[str, int | None], list[Box]] = {}
+        with self._open() as database:
+            for image, page, *box in database.execute("SELECT * FROM known ORDER BY image, page, y, x, width, height"):
+                found.setdefault((image, None if page < 0 else page), []).append(Box(*box))
+        return found
+
+
+class Leases:
+    """The leases inside one transaction."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def all(self) -> list[Lease]:
+        """Every lease, run out or not, the oldest first."""
+        rows = self._database.execute("SELECT * FROM leases ORDER BY id")
+        return [
+            Lease(number, client, mode, image, None if page < 0 else page, Box(*box), until)
+            for number, client, mode, image, page, *box, until in rows
+        ]
+
+    def live(self) -> list[Lease]:
+        """The leases that have not run out."""
+        now = time.time()
+        return [lease for lease in self.all() if lease.until > now]
+
+    def grant(self, client: str, mode: str, item: Mapping[str, Any], box: Box, seconds: float) -> None:
+        """Give a region to a client; a former lease of the very region ends."""
+        row = (*_key(item), *map(int, box))
+        where = "image=? AND page=? AND x=? AND y=? AND width=? AND height=? AND mode=?"
+        self._database.execute(f"DELETE FROM leases WHERE {where}", (*row, mode))
+        values = (client, mode, *row, time.time() + seconds)
+        self._database.execute("INSERT INTO leases VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)

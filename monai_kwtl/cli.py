@@ -16,6 +16,7 @@ __all__ = ["main"]
 # name of each command: the module whose ``add_arguments(parser)`` and ``run(options)`` make it, and what it does
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("monai_kwtl.commands.doctor", "say whether this installation works, and what to mend"),
+    "label": ("monai_kwtl.commands.label", "let a viewer label what helps most, through a MONAI Label server"),
     "data": ("monai_kwtl.commands.data", "say what is found in a folder of images, and what cannot be read"),
     "export": ("monai_kwtl.commands.export", "make a folder for an annotation tool out of a selection"),
     "import": ("monai_kwtl.commands.import_masks", "make masks out of what was annotated"),

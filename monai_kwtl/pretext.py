@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigWorkflow
 from PIL import Image, ImageDraw, ImageFont
 
 from monai_kwtl.data import read_image
@@ -21,6 +20,7 @@ from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.summary import image_title
 from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.whole_files import written_whole
+from monai_kwtl.workflow import stage_workflow
 
 __all__ = ["auto_pretext", "choose_pseudo_label", "preview_sheet", "pseudo_labelled", "show_preview", "spread"]
 
@@ -207,20 +207,16 @@ def _tune(
     ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **knobs: Any
 ) -> str:
     """Run the pretext stage into a folder, where that is not done yet, and return the path of the weights."""
-    config_file = str(Path(root) / "configs" / "pretext.json")  # the check of unknown options looks for this name
-    workflow = ConfigWorkflow(
-        config_file=config_file,
-        logging_file=False if logger.handlers else None,
-        workflow_type=None,
+    workflow = stage_workflow(
+        root,
+        "pretext",
         dataset_dir=str(dataset),
         output_dir=str(folder),
         ckpt=str(ckpt),
-        bundle_root=str(root),
         resume=True,
         overwrite=True,
         **knobs,
     )
-    workflow.initialize()
     weights = folder / "model.pt"
     # asked before the run, which reads all images first
     if workflow.parser.get_parsed_content("checkpoint").finished(weights):

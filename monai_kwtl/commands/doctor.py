@@ -99,12 +99,16 @@ def bundle(root: str | os.PathLike) -> list[Finding]:
     return [(OK, "bundle", str(root)), (OK, "weights", str(weights))]
 
 
-def run(options: argparse.Namespace) -> int:
-    """Print a line for each finding; status 1 where something is wrong."""
-    findings = [*machine(), *packages(), *bundle(options.bundle or bundle_root())]
+def print_findings(findings: list[Finding]) -> int:
+    """Print a line for each finding; returns 1 where something is wrong, else 0."""
     width = max(len(name) for _, name, _ in findings)
     for verdict, name, detail in findings:
         print(f"{verdict:<6}{name:<{width + 2}}{detail}")
     wrong = sum(verdict == WRONG for verdict, _, _ in findings)
     print(f"{wrong} to mend, see above" if wrong else "everything works")
     return int(wrong > 0)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each finding; status 1 where something is wrong."""
+    return print_findings([*machine(), *packages(), *bundle(options.bundle or bundle_root())])

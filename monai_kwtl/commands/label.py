@@ -1,0 +1,150 @@
+"""``kwtl label``: a MONAI Label server that asks for the right region next, and what a client of it needs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from monai_kwtl.bundle import place
+from monai_kwtl.commands.doctor import print_findings
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.summary import format_table
+
+SERVER = "http://127.0.0.1:8000"
+
+
+def _client() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        return "anonymous"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands and their arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+
+    start = actions.add_parser("start", help="start the server")
+    start.add_argument("--studies", required=True, help="folder of the images, flat or with images/ below it")
+    start.add_argument("--model", default=None, help="weights to begin with; default: the bundle's own")
+    start.add_argument("--app", default=None, help="folder of the app; default: output/<name of the images>/label")
+    start.add_argument("--pretext", default="auto", help="auto, always, skip or the path of weights, as in select.json")
+    start.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    start.add_argument("--port", type=int, default=8000)
+    start.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
+    start.add_argument("--prepare-only", action="store_true", help="make the app and its weights, start no server")
+
+    following = actions.add_parser("next", help="say what to label now, with a picture of each region")
+    following.add_argument("-n", type=int, default=1, help="how many regions")
+    following.add_argument("--strategy", default="kwtl", help="kwtl, random, entropy or mc_dropout")
+    following.add_argument(
+        "--output", default=None, help="folder for the pictures; default: output/label_next/<number>"
+    )
+
+    put = actions.add_parser("put", help="send the labels of regions that 'next' gave")
+    put.add_argument("selection", help="folder that 'next' wrote")
+    put.add_argument("labels", help="folder of masks (named like the pictures, or like the images) or of outlines")
+
+    for action in (following, put):
+        action.add_argument("--server", default=SERVER, help="address of the server")
+        action.add_argument("--client", default=_client(), help="who labels")
+
+    doctor = actions.add_parser("doctor", help="say what is wrong with an install, and the mend")
+    doctor.add_argument("--studies", default=None, help="folder of images to look at as well")
+    doctor.add_argument("--app", default=None, help="folder of an app to look at as well")
+    doctor.add_argument("--server", default=None, help="address of a server to look at as well")
+
+
+def _start(options: argparse.Namespace) -> int:
+    from monai_kwtl.label.start import enter_label_environment, is_loopback, server_command, server_environment
+
+    if not options.prepare_only:
+        enter_label_environment(sys.argv[1:])
+    from monai_kwtl.label.studies import Studies
+    from monai_kwtl.label.template import find_bundle, make_app, make_weights
+
+    studies = Studies(options.studies)
+    items = studies.items()
+    bundle = find_bundle(options.bundle)
+    app_dir = make_app(options.app or place(options.studies, None, "label").output, bundle)
+    weights = make_weights(app_dir, options.studies, items, bundle, options.model, options.pretext)
+    print(f"images:  {len(items)} in {studies.image_dir}\napp:     {app_dir}\nweights: {weights}", flush=True)
+    if options.prepare_only:
+        return 0
+    command = server_command(app_dir.resolve(), studies.folder.resolve(), options.host, options.port)
+    environment = server_environment(options.host)
+    if not is_loopback(options.host) and environment.get("MONAI_LABEL_AUTH_ENABLE", "").lower() not in ("true", "1"):
+        print(
+            f"warning: {options.host}:{options.port} is open to the network without a password: whoever reaches it can "
+            "read and change these images and labels",
+            file=sys.stderr,
+        )
+    print(f"server:  http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    if os.name == "nt":
+        return subprocess.call(command, env=environment)
+    os.execve(command[0], command, environment)  # so that signals reach the server itself
+
+
+def _new_folder() -> Path:
+    root = Path("output", "label_next")
+    return next(path for n in itertools.count(1) if not (path := root / f"{n:03d}").exists())
+
+
+def _next(options: argparse.Namespace) -> int:
+    from monai_kwtl.label.client import LabelServer, next_regions
+    from monai_kwtl.regions import check_output
+
+    folder = Path(options.output) if options.output else _new_folder()
+    check_output(folder)
+    try:
+        regions, answer = next_regions(LabelServer(options.server), options.n, options.strategy, options.client, folder)
+    except KWTLError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # nothing came; where the folder holds anything it stays
+        raise
+    rows = [(r.rank, r.image, "" if r.page is None else r.page + 1, r.x, r.y, r.width, r.height) for r in regions]
+    print("\n".join(format_table(("rank", "image", "page", "x", "y", "width", "height"), rows)))
+    notes = {
+        "fresh": "by the weights in use",
+        "stale": "by former weights: the scores of those in use are not there yet",
+        "missing": f"{answer['unscored']} images have no scores yet and were passed over",
+    }
+    print(f"\nranking: {answer['status']} ({notes[answer['status']] if options.strategy != 'random' else 'at random'})")
+    if len(regions) < options.n:
+        print(f"only {len(regions)} regions are left to give out")
+    print(f"pictures: {folder / 'what_to_label.png'}, {folder / 'regions'}")
+    return 0
+
+
+def _put(options: argparse.Namespace) -> int:
+    from monai_kwtl.label.client import LabelServer, put_labels
+
+    sent, missing = put_labels(
+        LabelServer(options.server), Path(options.selection), Path(options.labels), options.client
+    )
+    print(f"sent {sent} regions")
+    if missing:
+        print(f"{len(missing)} have no mask yet: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from monai_kwtl.label.doctor import findings
+    from monai_kwtl.label.start import enter_label_environment
+
+    try:
+        enter_label_environment(sys.argv[1:])
+    except KWTLError as error:
+        return print_findings([("WRONG", "MONAI Label", str(error))])
+    return print_findings(findings(options.studies, options.app, options.server))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a sub-command."""
+    return {"start": _start, "next": _next, "put": _put, "doctor": _doctor}[options.action](options)

@@ -1,0 +1,173 @@
+"""The infer task: the mask of an image of any size, as PNG, TIFF, GeoJSON or the XML of viewers. Needs monailabel."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.basic_infer import BasicInferTask
+
+from monai_kwtl.bundle import load_weights
+from monai_kwtl.data import read_image, scan_images
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers import TiledInferer
+from monai_kwtl.label.answers import answered
+from monai_kwtl.label.label_import import write_masks
+from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.outlines import geojson, xml
+from monai_kwtl.label.settings import LabelSettings
+from monai_kwtl.label.studies import Studies
+from monai_kwtl.networks import FCRN
+from monai_kwtl.raster import trace
+from monai_kwtl.scoring import normalize
+
+__all__ = ["KWTLInfer", "epistemic_infer"]
+
+RESULTS = (".png", ".tif", ".tiff", ".geojson", ".xml")
+
+
+class KWTLInfer(BasicInferTask):
+    """Segments one image, or all pages of a file, at full resolution.
+
+    Args:
+        settings: of the app.
+        studies: the images.
+        models: the weights.
+    """
+
+    def __init__(self, settings: LabelSettings, studies: Studies, models: ModelFolder) -> None:
+        super().__init__(
+            path=str(models.current),
+            network=FCRN(spatial_dims=2, in_channels=1, out_channels=1),
+            type=InferType.SEGMENTATION,
+            labels={"background": 0, "cell": 1},
+            dimension=2,
+            description="FCRN: cells of one kind, at full resolution",
+            config={"result_extension": list(RESULTS), "threshold": 0.5},
+        )
+        self.settings, self.studies, self.models = settings, studies, models
+        self.tiled = TiledInferer(tile=settings.tile, amp=None if settings.amp == "auto" else bool(settings.amp))
+
+    def pre_transforms(self, data: Any = None) -> Sequence[Any]:
+        """None: images are read by the core."""
+        return []
+
+    def post_transforms(self, data: Any = None) -> Sequence[Any]:
+        """None: masks are made by the core."""
+        return []
+
+    def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[str, dict[str, Any]]:
+        """Segment an image.
+
+        Args:
+            request: ``image``, a path; ``page`` of a file of several; ``result_extension``, one of ``.png`` (of one
+                page), ``.tif``, ``.geojson`` and ``.xml``; ``threshold`` of the probability; ``location`` [x, y] and
+                ``size`` [width, height], for a result that is empty outside; ``polygons``, true adds GeoJSON to the
+                answer.
+            callbacks: not used.
+
+        Returns:
+            The path of the result, a temporary file, and what is to be said about it.
+
+        Raises:
+            HTTPException: 400 for a request that makes no sense.
+        """
+        begun = time.time()
+        with answered():
+            pages = self._pages(request)
+            extension = request.get("result_extension")
+            extension = extension if isinstance(extension, str) else (".png" if len(pages) == 1 else ".tif")
+            if extension not in RESULTS or (len(pages) > 1 and extension in (".png", ".xml")):
+                kind = f"an image of {len(pages)} pages" if len(pages) > 1 else "a result"
+                raise KWTLError(f"{kind} cannot be a {extension[:20]}; use one of {', '.join(RESULTS)}.")
+            threshold = request.get("threshold", 0.5)
+            if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
+                raise KWTLError(f"threshold must be between 0 and 1, got {str(threshold)[:40]!r}.")
+            masks = [self._cut(self._probability(page) > threshold, request) for page in pages]
+            stream = tempfile.NamedTemporaryFile(prefix="kwtl_", suffix=extension, delete=False)  # noqa: SIM115
+            stream.close()
+            self._write(Path(stream.name), masks, pages)
+        answer: dict[str, Any] = {
+            "label_names": self.labels,
+            "foreground": float(np.mean([mask.mean() for mask in masks])),
+            "model_sha256": self.models.sha256(),
+            "latencies": {"total": round(time.time() - begun, 3)},
+        }
+        if request.get("polygons") in (True, "true"):
+            answer["geojson"] = self._geojson(masks, pages)
+        return stream.name, answer
+
+    def _pages(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        path = str(request["image"])
+        pages = [item for item in self.studies.items() if Path(item["image"]).resolve() == Path(path).resolve()]
+        if not pages:  # one that came with the request
+            pages = scan_images([{"image": path, "name": Path(path).name, "page": None}])
+        if request.get("page") is None:
+            return pages
+        found = [page for page in pages if page["page"] == request["page"]]
+        if not found:
+            raise KWTLError(f"{pages[0]['name']} has no page {str(request['page'])[:20]} (counted from 0).")
+        return found
+
+    @torch.no_grad()
+    def _probability(self, item: Mapping[str, Any]) -> np.ndarray:
+        image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
+        logits = self.tiled(normalize(image), self.models.network())
+        return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
+
+    @staticmethod
+    def _cut(mask: np.ndarray, request: Mapping[str, Any]) -> np.ndarray:
+        location, size = request.get("location") or (0, 0), request.get("size") or (0, 0)
+        numbers = [*location, *size]
+        if len(numbers) != 4 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+            raise KWTLError("location and size must be two numbers each, [x, y] and [width, height].")
+        x, y, width, height = (max(0, int(number)) for number in numbers)
+        if not width or not height:
+            return mask
+        inside = np.zeros_like(mask)
+        inside[y : y + height, x : x + width] = True
+        return mask & inside
+
+    def _write(self, path: Path, masks: Sequence[np.ndarray], pages: Sequence[Mapping[str, Any]]) -> None:
+        if path.suffix == ".geojson":
+            path.write_text(json.dumps(self._geojson(masks, pages)) + "\n", encoding="ascii")
+        elif path.suffix == ".xml":
+            path.write_bytes(xml(trace(masks[0])))
+        else:
+            write_masks(path, masks)
+
+    @staticmethod
+    def _geojson(masks: Sequence[np.ndarray], pages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        collections = [geojson(trace(mask), page["page"]) for mask, page in zip(masks, pages, strict=True)]
+        features = [feature for collection in collections for feature in collection["features"]]
+        return {"type": "FeatureCollection", "features": features}
+
+
+class _DropoutInfer(KWTLInfer):
+    """Probabilities with dropout at work, as MONAI Label's epistemic scoring wants them."""
+
+    def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[None, dict[str, Any]]:
+        return None, {self.output_label_key: torch.from_numpy(self._probability(self._pages(request)[0]))[None]}
+
+    @torch.no_grad()
+    def _probability(self, item: Mapping[str, Any]) -> np.ndarray:
+        network = self._networks.get("dropout")
+        if network is None:
+            network = FCRN(spatial_dims=2, in_channels=1, out_channels=1, dropout=0.5)
+            network = load_weights(network, self.models.current, self.models.device).eval()
+            network.dropout.train()
+            self._networks["dropout"] = network
+        image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
+        return torch.sigmoid(self.tiled(normalize(image), network).float())[0, 0].cpu().numpy()
+
+
+def epistemic_infer(settings: LabelSettings, studies: Studies, models: ModelFolder) -> KWTLInfer:
+    """The infer task that MONAI Label's own ``EpistemicScoring`` runs, for comparison: FCRN with dropout at work."""
+    return _DropoutInfer(settings, studies, models)

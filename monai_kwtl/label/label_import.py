@@ -1,0 +1,214 @@
+"""Labels that come back: masks and outlines of any tool to one mask an image, and where it is known to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from monai_kwtl.data import read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.label.outlines import OUTLINE_SUFFIXES, read_outlines
+from monai_kwtl.label.ranking import taken_pixels
+from monai_kwtl.label.sidecar import Box, Lease
+from monai_kwtl.readers import UnreadableError, read_pixels
+
+__all__ = ["MASK_SUFFIXES", "Imported", "import_label", "read_masks", "whole", "write_masks"]
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+
+
+class Imported(NamedTuple):
+    """A label ready to be kept.
+
+    Args:
+        masks: one a page, bool (H, W).
+        known: for each page, where everything has been outlined.
+        as_it_came: whether the uploaded file holds just these masks, and can be kept byte for byte.
+    """
+
+    masks: list[np.ndarray]
+    known: list[list[Box]]
+    as_it_came: bool
+
+
+def whole(item: Mapping[str, Any]) -> Box:
+    """All of an image."""
+    return Box(0, 0, item["width"], item["height"])
+
+
+def read_masks(path: Path, pages: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """The masks of an image's pages, bool (H, W) each.
+
+    Raises:
+        KWTLError: when the file cannot be read or a mask is of another size than its image.
+    """
+    return [read_label({**page, "label": str(path)})[0] > 0 for page in pages]
+
+
+def write_masks(path: Path, masks: Sequence[np.ndarray]) -> None:
+    """Write masks, 0 and 255: one as PNG, several as the pages of a TIFF, as the suffix says."""
+    pixels = [mask.astype(np.uint8) * 255 for mask in masks]
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with tifffile.TiffWriter(path) as writer:
+            for page in pixels:
+                writer.write(page, compression="zlib", photometric="minisblack", metadata=None)
+    else:
+        Image.fromarray(pixels[0]).save(path)
+
+
+def asked_boxes(params: Mapping[str, Any], item: Mapping[str, Any]) -> list[Box] | None:
+    """The regions that a label's parameters name: ``region``, ``regions`` or ``whole_image``; None where none does.
+
+    Raises:
+        KWTLError: for a region that is none, or leaves the image.
+    """
+    if params.get("whole_image") in (True, "true"):
+        return [whole(item)]
+    given = params.get("regions", [params["region"]] if "region" in params else None)
+    if given is None:
+        return None
+    boxes = []
+    for value in given if isinstance(given, list) else [given]:
+        four = isinstance(value, (list, tuple)) and len(value) == 4
+        if not four or not all(isinstance(part, int) and not isinstance(part, bool) for part in value):
+            raise KWTLError(f"a region is [x, y, width, height] in whole pixels, got {str(value)[:60]}.")
+        box = Box(*value)
+        inside = (
+            box.x >= 0 and box.y >= 0 and box.x + box.width <= item["width"] and box.y + box.height <= item["height"]
+        )
+        if box.width < 1 or box.height < 1 or not inside:
+            raise KWTLError(
+                f"the region {list(box)} is not inside {item['name']}, {item['width']} wide and {item['height']} high."
+            )
+        boxes.append(box)
+    return boxes
+
+
+def served_boxes(leases: Sequence[Lease], client: str | None) -> list[Box] | None:
+    """The regions that a client was given of an image; None where it was given the whole image last, or nothing.
+
+    Raises:
+        KWTLError: when several clients have regions of the image, and it is not said which one sends the label.
+    """
+    leases = [lease for lease in leases if client is None or lease.client == client]
+    if not leases or leases[-1].mode == "image":
+        return None
+    regions = [lease for lease in leases if lease.mode != "image"]
+    clients = sorted({lease.client for lease in regions})
+    if len(clients) > 1:
+        raise KWTLError(
+            f"{' and '.join(clients)} have regions of this image: say whose label this is with client_id, "
+            "or which region it is of with region."
+        )
+    return [lease.box for lease in regions]
+
+
+def import_label(
+    path: Path,
+    pages: Sequence[Mapping[str, Any]],
+    params: Mapping[str, Any],
+    former: Sequence[np.ndarray] | None,
+    known: Mapping[tuple[str, int | None], list[Box]],
+    leases: Mapping[int | None, Sequence[Lease]],
+) -> Imported:
+    """Read a label and find out where it is known.
+
+    In this order: the parameters name the regions (``region``, ``regions``, ``whole_image``); the outlines have some of
+    class "KWTL region"; the client was given regions; regions were labelled before, and are being corrected; else all
+    of the image. A label of named regions changes nothing outside them. That of regions that were given out also
+    changes what lies outside, but takes nothing away that others labelled there.
+
+    Args:
+        path: of the file that came.
+        pages: the items of the image.
+        params: of the label: those above, ``page`` for a label of one page, ``client_id``.
+        former: masks that the image has so far; None without.
+        known: of all images, from the sidecar.
+        leases: those of each page.
+
+    Raises:
+        KWTLError: when the file cannot be used.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (*MASK_SUFFIXES, *OUTLINE_SUFFIXES):
+        allowed = ", ".join((*MASK_SUFFIXES, *OUTLINE_SUFFIXES))
+        raise KWTLError(f"a label cannot be a {suffix or 'file without suffix'}: send one of {allowed}.")
+    numbers = [page["page"] for page in pages]
+    if params.get("page") is not None and params["page"] not in numbers:
+        raise KWTLError(f"{pages[0]['name']} has no page {params['page']} (counted from 0).")
+    named = [p for p in pages if params.get("page") in (None, p["page"])]
+    client = str(params["client_id"]) if params.get("client_id") else None
+    masks, result_known, same = [], [], suffix in MASK_SUFFIXES and len(named) == len(pages)
+    for number, item in enumerate(pages):
+        before = None if former is None else former[number]
+        before_known = known.get((item["sha256"], item["page"]), [])
+        if item not in named:
+            masks.append(np.zeros((item["height"], item["width"]), dtype=bool) if before is None else before)
+            result_known.append(before_known)
+            continue
+        asked = asked_boxes(params, item)
+        if suffix in OUTLINE_SUFFIXES:
+            outlines = read_outlines(path, item)
+            mask, regions = outlines.mask, asked if asked is not None else outlines.regions or None
+        else:
+            mask, regions = _mask(path, item, asked, alone=len(named) == 1), asked
+        if regions == [whole(item)]:
+            masks.append(mask)
+            result_known.append(regions)
+            continue
+        if regions is not None:
+            inside = taken_pixels(mask.shape, regions)
+            merged = mask & inside if before is None else np.where(inside, mask, before)
+        else:
+            regions = served_boxes(leases.get(item["page"], ()), client) or []
+            if not regions and (not before_known or _was_given_whole(leases.get(item["page"], ()), client)):
+                regions, before_known = [whole(item)], []
+            others = before is not None and regions and before_known
+            merged = mask | (before & ~taken_pixels(mask.shape, regions)) if others else mask
+        same = same and mask.shape == merged.shape and np.array_equal(mask, merged)
+        masks.append(merged)
+        result_known.append(list(dict.fromkeys([*before_known, *regions])))
+    return Imported(masks, result_known, same and not _of_region(path, pages))
+
+
+def _was_given_whole(leases: Sequence[Lease], client: str | None) -> bool:
+    mine = [lease for lease in leases if client is None or lease.client == client]
+    return bool(mine) and mine[-1].mode == "image"
+
+
+def _size(path: Path, page: int | None) -> tuple[int, int]:
+    try:
+        return read_pixels(path, page).shape[:2]
+    except UnreadableError as error:
+        raise KWTLError(f"the label cannot be read ({error}): save it as PNG or TIFF.") from error
+
+
+def _of_region(path: Path, pages: Sequence[Mapping[str, Any]]) -> bool:
+    return len(pages) == 1 and _size(path, None) != (pages[0]["height"], pages[0]["width"])
+
+
+def _mask(path: Path, item: Mapping[str, Any], asked: list[Box] | None, alone: bool) -> np.ndarray:
+    """The mask of an image out of a file that holds all of it, or the one region that was named."""
+    page = item["page"]
+    if alone and page is not None:  # a label of one page may be a file of one image
+        try:
+            read_pixels(path, page)
+        except UnreadableError:
+            page = None
+    size = _size(path, page)
+    if size == (item["height"], item["width"]):
+        return read_label({**item, "label": str(path), "page": page})[0] > 0
+    if asked is not None and len(asked) == 1 and size == (asked[0].height, asked[0].width):
+        box, mask = asked[0], np.zeros((item["height"], item["width"]), dtype=bool)
+        mask[box.y : box.y + box.height, box.x : box.x + box.width] = read_label({"label": str(path), "page": page})[0]
+        return mask
+    also = f", its region {asked[0].width} wide and {asked[0].height} high" if asked and len(asked) == 1 else ""
+    raise KWTLError(
+        f"the label is {size[1]} wide and {size[0]} high, {item['name']} {item['width']} wide and {item['height']} high"
+        f"{also}: save it in the size of the picture it was made on."
+    )

@@ -1,0 +1,137 @@
+"""What to label next, as pure functions of window scores, of what is labelled and of what others are labelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from monai_kwtl.label.sidecar import Box
+from monai_kwtl.selection import Budget, select_windows
+from monai_kwtl.strategies import ImageScores
+from monai_kwtl.windows import WindowGrid
+
+__all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
+
+MOSTLY_TAKEN = 0.5  # a window of which more is taken than this share is not offered
+
+
+class Pick(NamedTuple):
+    """A region to label: which image of the pool, where, and its mean score over what is not yet taken."""
+
+    image: int
+    box: Box
+    score: float | None
+
+
+def taken_pixels(shape: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
+    """Bool (H, W): the pixels inside any of the boxes."""
+    taken = np.zeros(shape, dtype=bool)
+    for x, y, width, height in boxes:
+        taken[y : y + height, x : x + width] = True
+    return taken
+
+
+def unscored(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
+    """An image whose windows all have the score 0, for random choice."""
+    grid = WindowGrid(item["height"], item["width"], window, step)
+    cells = np.zeros((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
+    return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)), cells)
+
+
+def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.ndarray]:
+    """Scores with what lies in the boxes taken away.
+
+    A cell of the grid that is taken in part keeps its score in proportion.
+
+    Args:
+        scores: with cells.
+        boxes: labelled, or being labelled.
+
+    Returns:
+        The scores, and for each window the share of it that is not taken.
+    """
+    grid = scores.grid
+    if not boxes:
+        return scores, np.ones(len(grid))
+    free = grid.cell_sums(~taken_pixels((grid.height, grid.width), boxes))
+    cells = scores.cells * (free / grid.cell_areas())
+    shares = (grid.window_sums(free) / (grid.size[0] * grid.size[1])).reshape(-1)
+    return replace(scores, cells=cells, window_scores=grid.window_means(cells)), shares
+
+
+def _allowed(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]]) -> list[tuple[ImageScores, np.ndarray]]:
+    return [without(scores, boxes) for scores, boxes in zip(pool, taken, strict=True)]
+
+
+def _box(scores: ImageScores, window: int) -> Box:
+    height, width = scores.grid.size
+    return Box(int(scores.grid.x[window]), int(scores.grid.y[window]), width, height)
+
+
+def best_regions(
+    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
+) -> list[Pick]:
+    """The next regions of a pool, best first.
+
+    Regions are chosen by one of :data:`monai_kwtl.strategies.STRATEGIES`, one after the other, each where it is not
+    mostly taken, by those before it as well.
+
+    Args:
+        pool: the images.
+        taken: boxes of each image.
+        count: how many at most.
+        strategy: ``coverage``, or ``random``, for which scores need not mean anything.
+        seed: of random choice.
+
+    Returns:
+        The picks; fewer than asked for where nothing else is left.
+    """
+    boxes = [list(one) for one in taken]
+    picks: list[Pick] = []
+    left = _allowed(pool, boxes)
+    if not any((shares > MOSTLY_TAKEN).any() for _, shares in left):
+        return picks
+    total = sum(len(scores.grid) for scores in pool)
+    # coverage zeroes what it takes, so its order holds; of a random order windows that overlap are passed over
+    asked = total if strategy == "random" else min(total, 4 * count + 16)
+    for number, window in select_windows([scores for scores, _ in left], strategy, Budget(windows=asked), seed):
+        scores, shares = left[number]
+        if shares[window] > MOSTLY_TAKEN:
+            box = _box(scores, window)
+            picks.append(Pick(number, box, None if strategy == "random" else float(scores.window_scores[window])))
+            boxes[number].append(box)
+            left[number] = without(pool[number], boxes[number])
+        if len(picks) == count:
+            break
+    return picks
+
+
+def best_images(
+    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
+) -> list[Pick]:
+    """The next images of a pool, each with its best region; an image counts for as much as that.
+
+    Args:
+        pool: as for :func:`best_regions`.
+        taken: as there.
+        count: as there.
+        strategy: as there.
+        seed: as there.
+
+    Returns:
+        Picks of different images, best first.
+    """
+    rng = np.random.default_rng(seed)
+    best = []
+    for number, (scores, shares) in enumerate(_allowed(pool, taken)):
+        windows = np.flatnonzero(shares > MOSTLY_TAKEN)
+        if len(windows):
+            draw = rng.choice(windows) if strategy == "random" else windows[scores.window_scores[windows].argmax()]
+            value = None if strategy == "random" else float(scores.window_scores[draw])
+            best.append(Pick(number, _box(scores, int(draw)), value))
+    if strategy == "random":
+        return [best[place] for place in rng.permutation(len(best))[:count]]
+    return sorted(best, key=lambda pick: (-pick.score, pool[pick.image].key))[:count]

@@ -1,0 +1,110 @@
+"""Scoring methods of the app: the core's scores of every image that is not wholly labelled. Needs monailabel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from monai_kwtl.bundle import versions
+from monai_kwtl.data import read_image
+from monai_kwtl.inferers import TiledInferer, native_bfloat16
+from monai_kwtl.label.answers import answered
+from monai_kwtl.label.label_import import whole
+from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.settings import LabelSettings
+from monai_kwtl.label.sidecar import Scoring, Sidecar
+from monai_kwtl.label.studies import Studies
+from monai_kwtl.score_store import settings_hash
+from monai_kwtl.scoring import ScoreMapInferer
+from monai_kwtl.window_inferer import WindowScoreInferer
+
+__all__ = ["METHODS", "KWTLScoring", "unlabelled"]
+
+METHODS = ("kwtl", "entropy", "mc_dropout")
+
+logger = logging.getLogger("monai_kwtl")
+
+
+def unlabelled(studies: Studies, sidecar: Sidecar) -> list[dict[str, Any]]:
+    """The items of which something is left to label."""
+    known = sidecar.known()
+    return [item for item in studies.items() if whole(item) not in known.get((item["sha256"], item["page"]), ())]
+
+
+class KWTLScoring(ScoringMethod):
+    """Scores windows by one measure, and keeps them in the sidecar.
+
+    Args:
+        method: ``kwtl``, ``entropy`` or ``mc_dropout``.
+        settings: of the app.
+        studies: the images.
+        sidecar: where scores are kept.
+        models: the weights.
+    """
+
+    def __init__(
+        self, method: str, settings: LabelSettings, studies: Studies, sidecar: Sidecar, models: ModelFolder
+    ) -> None:
+        measure = settings.measure if method == "kwtl" else method
+        super().__init__(f"windows by {measure}" + (" consistency of image and views" if method == "kwtl" else ""))
+        self.method, self.settings = method, settings
+        self.studies, self.sidecar, self.models = studies, sidecar, models
+        amp = None if settings.amp == "auto" else bool(settings.amp)
+        scorer = ScoreMapInferer(
+            measure=measure,
+            views=settings.views,
+            psi=settings.psi,
+            weighted=settings.weighted,
+            seed=settings.seed,
+            inferer=TiledInferer(tile=settings.tile, amp=amp),
+        )
+        self.inferer = WindowScoreInferer(scorer, settings.window, settings.step)
+        depends_on = {
+            "measure": measure,
+            "views": settings.views,
+            "psi": settings.psi,
+            "weighted": settings.weighted,
+            "rescale": settings.rescale,
+            "seed": settings.seed if measure == "mc_dropout" else None,
+            "bfloat16": native_bfloat16(models.device) if amp is None else amp,
+            "device": models.device.type,
+            "versions": versions(),
+        }
+        self._settings_hash = settings_hash(depends_on, settings.window, settings.step)
+
+    def scoring(self) -> Scoring:
+        """What scores of this method depend on at present."""
+        return Scoring(self.method, self.models.sha256(), self._settings_hash, self.settings.window, self.settings.step)
+
+    @torch.no_grad()
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Score what has no scores yet of the present weights and settings.
+
+        Args:
+            request: not looked at.
+            datastore: not looked at.
+
+        Returns:
+            ``total`` images (pages) that are not wholly labelled, how many were ``executed`` and ``skipped``, and the
+            ``latency`` in seconds.
+        """
+        begun = time.time()
+        with answered():
+            scoring, network = self.scoring(), self.models.network()
+            items = unlabelled(self.studies, self.sidecar)
+            new = self.sidecar.unscored(scoring, items)
+            for item in new:
+                image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
+                self.sidecar.put(scoring, item, self.inferer(image, network))
+            if new:
+                self.sidecar.forget(self.method)
+        seconds = round(time.time() - begun, 3)
+        summary = {"total": len(items), "executed": len(new), "skipped": len(items) - len(new), "latency": seconds}
+        logger.info(f"scoring {self.method}: {summary}")
+        return summary

@@ -1,0 +1,79 @@
+"""Start the server of a label app; it runs as MONAI Label's own program."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import socket
+import sys
+from pathlib import Path
+
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["enter_label_environment", "is_loopback", "server_command", "server_environment"]
+
+ENVIRONMENT = Path(
+    ".venv-label", "Scripts" if os.name == "nt" else "bin", "python.exe" if os.name == "nt" else "python"
+)
+
+
+def enter_label_environment(arguments: list[str]) -> None:
+    """Go on in the environment that ``scripts/label_setup.sh`` made, where this one has no MONAI Label.
+
+    Args:
+        arguments: of ``kwtl``.
+
+    Raises:
+        KWTLError: when there is none.
+    """
+    if importlib.util.find_spec("monailabel") is not None:
+        return
+    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
+        python = root / ENVIRONMENT
+        if python.exists() and os.environ.get("KWTL_LABEL_ENVIRONMENT") != str(python):
+            os.environ["KWTL_LABEL_ENVIRONMENT"] = str(python)  # so that a broken one does not start itself again
+            sys.stdout.flush()
+            command = "from monai_kwtl.cli import main; raise SystemExit(main())"
+            os.execv(python, [str(python), "-c", command, *arguments])
+    raise KWTLError(
+        "MONAI Label is not installed here: run scripts/label_setup.sh, then .venv-label/bin/kwtl label ..."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def server_environment(host: str) -> dict[str, str]:
+    """The environment variables that the server needs; what the user has set stays."""
+    ours = {
+        # one subprocess a scoring method at every call, otherwise; the train task scores by itself
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        "MONAI_LABEL_SESSIONS": "false",
+        "MPLBACKEND": "Agg",
+        "KWTL_LABEL_ONLY_LOCAL": "1" if is_loopback(host) else "0",
+    }
+    return {**ours, **os.environ}
+
+
+def server_command(app_dir: Path, studies: Path, host: str, port: int) -> list[str]:
+    """The command line of the server.
+
+    Raises:
+        KWTLError: when the port is taken, or the address is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise KWTLError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host.") from error
+    server = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app_dir), "--studies", str(studies)]
+    return [*server, "--host", host, "--port", str(port), "--uvicorn_app", "monai_kwtl.label.server:app"]

@@ -1,0 +1,152 @@
+"""The train task: support fine-tuning on what was labelled, by the bundle's ``train.json``. Needs monailabel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.label.answers import answered
+from monai_kwtl.label.datastore import FINAL, KWTLDatastore
+from monai_kwtl.label.label_import import whole
+from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.scoring import KWTLScoring
+from monai_kwtl.label.settings import LabelSettings
+from monai_kwtl.label.sidecar import Sidecar
+from monai_kwtl.label.studies import Studies, image_id
+from monai_kwtl.selection import Region, cost_of
+from monai_kwtl.selection_file import dump_selection
+from monai_kwtl.workflow import stage_workflow
+
+__all__ = ["KWTLTrain", "labelled_regions"]
+
+logger = logging.getLogger("monai_kwtl")
+
+KNOBS = (
+    "steps",
+    "learning_rate",
+    "crop",
+    "batch_size",
+    "held_out",
+    "seed",
+    "amp",
+    "foreground_weight",
+    "validate_every",
+)
+
+
+def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
+    """Where images are labelled: the regions on record, or all of an image whose mask was put there by hand.
+
+    Raises:
+        KWTLError: when nothing is labelled.
+    """
+    known = sidecar.known()
+    regions: list[Region] = []
+    for item in studies.items():
+        if datastore.label_file(image_id(item["name"])) is None:
+            continue
+        for box in known.get((item["sha256"], item["page"]), [whole(item)]):
+            regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
+    if not regions:
+        raise KWTLError("nothing is labelled yet: send labels with PUT /datastore/label?image=ID&tag=final first.")
+    return regions
+
+
+class KWTLTrain(TrainTask):
+    """Tunes the weights that the app began with on all labels, publishes the result, and scores everything by it.
+
+    Args:
+        settings: of the app.
+        studies: the images.
+        sidecar: knows what is labelled.
+        models: the weights.
+        scorings: the scoring methods; those that were in use are run again after a training.
+        app_dir: folder of the app, with the bundle's configs in it.
+    """
+
+    def __init__(
+        self,
+        settings: LabelSettings,
+        studies: Studies,
+        sidecar: Sidecar,
+        models: ModelFolder,
+        scorings: Sequence[KWTLScoring],
+        app_dir: str | Path,
+    ) -> None:
+        super().__init__("support fine-tuning on all labels, known pixels only")
+        self.settings, self.studies, self.sidecar = settings, studies, sidecar
+        self.models, self.scorings, self.app_dir = models, list(scorings), Path(app_dir)
+        self._stats: dict[str, Any] = {}
+
+    def config(self) -> dict[str, Any]:
+        """What a viewer may change."""
+        return {name: value for name, value in self.settings.training().items() if name in KNOBS} | {"from_last": False}
+
+    def stats(self) -> dict[str, Any]:
+        """Of the last training."""
+        note = self.models.note(self.models.current)
+        return {name: note[name] for name in ("steps", "best_step", "held_out_iou", "trained") if name in note}
+
+    def __call__(self, request: Mapping[str, Any], datastore: KWTLDatastore | Datastore) -> dict[str, Any]:
+        """Train.
+
+        Args:
+            request: knobs of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
+                ``seed``, ``amp``, ``foreground_weight``; ``from_last``, true goes on from the weights in use instead of
+                those the app began with; ``rescore``, false leaves the old scores.
+            datastore: holds the labels.
+
+        Returns:
+            ``model_sha256``, ``regions`` and ``images`` trained on, ``steps``, ``seconds``, and the answers of the
+            scorings.
+
+        Raises:
+            HTTPException: 400 when nothing is labelled, or a knob is out of range; the weights in use stay.
+        """
+        begun = time.time()
+        with answered():
+            regions = labelled_regions(datastore, self.studies, self.sidecar)
+            cost = cost_of(regions).as_dict()
+            folder = self.models.next_training()
+            selection = folder / "selection.json"
+            text = dump_selection(
+                regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
+            )
+            selection.write_text(text, encoding="ascii")
+            last = request.get("from_last") in (True, "true")
+            knobs = self.settings.training() | {name: request[name] for name in KNOBS if request.get(name) is not None}
+            workflow = stage_workflow(
+                self.app_dir,
+                "train",
+                set_logging=False,
+                dataset_dir=str(self.studies.folder),
+                labels=str(Path(datastore._datastore.label_path(FINAL))),
+                selection=str(selection),
+                output_dir=str(folder),
+                ckpt=str(self.models.current if last else self.models.start),
+                overwrite=True,
+                tensorboard=True,
+                **knobs,
+            )
+            workflow.run()
+            digest = self.models.publish(folder / "model.pt")
+        answer: dict[str, Any] = {
+            "model_sha256": digest,
+            "regions": len(regions),
+            "images": cost["images"],
+            "pixels": cost["unique_pixels"],
+            "steps": knobs["steps"],
+        }
+        if request.get("rescore") not in (False, "false"):
+            used = [one for one in self.scorings if one.method == "kwtl" or self.sidecar.scorings(one.method)]
+            answer["scoring"] = {one.method: one({}) for one in used}
+        answer["seconds"] = round(time.time() - begun, 3)
+        logger.info(f"trained on {len(regions)} regions of {cost['images']} images in {answer['seconds']} s")
+        return answer

@@ -16,11 +16,9 @@ from packaging.utils import canonicalize_name
 
 from monai_kwtl.bundle import bundle_root, choose_device, load_weights
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.findings import NOTE, OK, WRONG, Finding, print_findings
 from monai_kwtl.inferers import native_bfloat16
 from monai_kwtl.networks import FCRN
-
-OK, NOTE, WRONG = "ok", "note", "WRONG"
-Finding = tuple[str, str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,16 +95,6 @@ def bundle(root: str | os.PathLike) -> list[Finding]:
     except KWTLError as error:
         return [(OK, "bundle", str(root)), (WRONG, "weights", str(error))]
     return [(OK, "bundle", str(root)), (OK, "weights", str(weights))]
-
-
-def print_findings(findings: list[Finding]) -> int:
-    """Print a line for each finding; returns 1 where something is wrong, else 0."""
-    width = max(len(name) for _, name, _ in findings)
-    for verdict, name, detail in findings:
-        print(f"{verdict:<6}{name:<{width + 2}}{detail}")
-    wrong = sum(verdict == WRONG for verdict, _, _ in findings)
-    print(f"{wrong} to mend, see above" if wrong else "everything works")
-    return int(wrong > 0)
 
 
 def run(options: argparse.Namespace) -> int:

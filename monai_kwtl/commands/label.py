@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from monai_kwtl.bundle import place
-from monai_kwtl.commands.doctor import print_findings
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.findings import print_findings
 from monai_kwtl.summary import format_table
 
 SERVER = "http://127.0.0.1:8000"

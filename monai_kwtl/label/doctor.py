@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from monai_kwtl.bundle import load_weights
-from monai_kwtl.commands.doctor import NOTE, OK, WRONG, Finding
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.findings import NOTE, OK, WRONG, Finding
 from monai_kwtl.label.client import LabelServer
 from monai_kwtl.label.settings import read_settings
 from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar

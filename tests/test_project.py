@@ -78,6 +78,19 @@ def test_constraints_hold_plain_pins_and_nothing_else():
         assert line.startswith("#") or pin.fullmatch(line), line
 
 
+def test_every_package_of_the_label_server_is_pinned_once():
+    lines = (ROOT / "label-constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
+    names = [canonicalize_name(pin.name) for pin in pins]
+    assert names == sorted(set(names)) and "monailabel" in names
+    assert not set(names) & _constraints().keys()
+    for line in (ROOT / "label-requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name = canonicalize_name(Requirement(line).name)
+            assert name in names or name in _constraints(), f"{line} is pinned nowhere"
+
+
 def test_metadata_states_the_pinned_versions():
     metadata = json.loads((BUNDLE / "configs/metadata.json").read_text())
     # the releases for the Python that the tests ran with, not those kept for older ones

@@ -21,7 +21,7 @@ from torch import nn
 from monai_kwtl import __version__
 from monai_kwtl.distributed import connect, is_main_process, joined, local_rank, on_main_process, started_together
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.failures import one_line_errors
+from monai_kwtl.failures import message_for_user, one_line_errors
 from monai_kwtl.knobs import check_running_knobs, running, true_or_false
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
@@ -32,6 +32,7 @@ __all__ = [
     "file_sha256",
     "is_main_process",
     "load_weights",
+    "message_for_user",
     "not_finite",
     "one_line_errors",
     "place",

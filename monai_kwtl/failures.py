@@ -17,7 +17,7 @@ import torch.distributed as dist
 from monai_kwtl.distributed import FailedElsewhereError, first_to_fail, ranks
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["one_line_errors"]
+__all__ = ["message_for_user", "one_line_errors"]
 
 
 # what to do about errors that only come of writing; Windows has no quota
@@ -26,7 +26,7 @@ _TO_DO = dict.fromkeys(
 ) | {errno.EROFS: "choose another --output_dir"}
 
 
-def _for_the_user(error: BaseException | None) -> str | None:
+def message_for_user(error: BaseException | None) -> str | None:
     """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
     while error is not None:
         text = str(error)
@@ -85,7 +85,7 @@ def one_line_errors() -> None:
             return
         if _failed_elsewhere(error) or not first_to_fail():
             return
-        message = _for_the_user(error)
+        message = message_for_user(error)
         if message is None or os.environ.get("KWTL_TRACEBACK"):
             traceback.print_exception(kind, error, trace)
             return

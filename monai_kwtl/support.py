@@ -26,7 +26,7 @@ from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.mask_record import has_record
 from monai_kwtl.metrics import overlap, summarize
 from monai_kwtl.parallel import unwrap
-from monai_kwtl.readers import SUFFIXES, has_suffix
+from monai_kwtl.readers import SUFFIXES, UnreadableError, has_suffix, open_image
 from monai_kwtl.region_masks import labelled_regions, read_region_masks
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection_file import read_selection
@@ -91,7 +91,7 @@ def read_support(
         entries = read_region_masks(document, labels, items)
         regions = [region for region, _ in labelled_regions(document, labels) or []]
         paths = sorted(path for path in Path(labels).iterdir() if path.is_file() and has_suffix(path, SUFFIXES))
-        masks = [{"label": str(path), "page": None} for path in paths if not path.name.startswith(".")]
+        masks = [{"label": str(path), "page": _first_page(path)} for path in paths if not path.name.startswith(".")]
     note = describe_label_values(masks)
     if note:
         logger.info(note)
@@ -117,6 +117,15 @@ def read_support(
 def of_whole_images(labels: str | os.PathLike | None, selection: str | os.PathLike | None = None) -> bool:
     """Whether masks are of whole images, to be matched by name, and not of regions."""
     return selection is None and not has_record(labels)
+
+
+def _first_page(path: Path) -> int | None:
+    """Number of the first page of a mask file; None for a file of one image, or one that cannot be read."""
+    try:
+        with open_image(path) as file:
+            return file.sizes()[0][0]
+    except UnreadableError:
+        return None
 
 
 def _inside(plane: np.ndarray, region: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
@@ -48,11 +49,15 @@ def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sideca
         KWTLError: when nothing is labelled.
     """
     known = sidecar.known()
+    items = studies.items()
+    on_record = {item["name"] for item in items if (item["sha256"], item["page"]) in known}
     regions: list[Region] = []
-    for item in studies.items():
+    for item in items:
         if datastore.label_file(image_id(item["name"])) is None:
             continue
-        for box in known.get((item["sha256"], item["page"]), [whole(item)]):
+        # of a file of which some page is on record, the others are not labelled
+        otherwise = [] if item["name"] in on_record else [whole(item)]
+        for box in known.get((item["sha256"], item["page"]), otherwise):
             regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
     if not regions:
         raise KWTLError("nothing is labelled yet: send labels with PUT /datastore/label?image=ID&tag=final first.")
@@ -122,20 +127,25 @@ class KWTLTrain(TrainTask):
             selection.write_text(text, encoding="ascii")
             last = request.get("from_last") in (True, "true")
             knobs = self.settings.training() | {name: request[name] for name in KNOBS if request.get(name) is not None}
-            workflow = stage_workflow(
-                self.app_dir,
-                "train",
-                set_logging=False,
-                dataset_dir=str(self.studies.folder),
-                labels=str(Path(datastore._datastore.label_path(FINAL))),
-                selection=str(selection),
-                output_dir=str(folder),
-                ckpt=str(self.models.current if last else self.models.start),
-                overwrite=True,
-                tensorboard=True,
-                **knobs,
-            )
-            workflow.run()
+            try:
+                stage_workflow(
+                    self.app_dir,
+                    "train",
+                    set_logging=False,
+                    dataset_dir=str(self.studies.folder),
+                    labels=str(Path(datastore._datastore.label_path(FINAL))),
+                    selection=str(selection),
+                    output_dir=str(folder),
+                    ckpt=str(self.models.current if last else self.models.start),
+                    overwrite=True,
+                    tensorboard=True,
+                    **knobs,
+                ).run()
+            except Exception as error:  # MONAI wraps those of a config in its own
+                message = message_for_user(error)
+                if message is None:
+                    raise
+                raise KWTLError(message) from error
             digest = self.models.publish(folder / "model.pt")
         answer: dict[str, Any] = {
             "model_sha256": digest,

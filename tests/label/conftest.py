@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -127,6 +128,8 @@ def client(tmp_path: Path, studies: Path, weights: Path, monkeypatch: pytest.Mon
         "DATASTORE_AUTO_RELOAD": False,
     }.items():
         monkeypatch.setattr(settings, f"MONAI_LABEL_{name}", value)
+    # it has no end, and one thread a test that tidies up sessions is of no use here
+    monkeypatch.setattr("monailabel.interfaces.app.Timeloop", MagicMock)
     clear_cache()
     with TestClient(app, raise_server_exceptions=False) as client:
         client.app_dir = app_dir

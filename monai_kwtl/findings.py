@@ -1,0 +1,20 @@
+"""What the doctors found: a verdict, what it is about, and the detail or the mend; and how it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["NOTE", "OK", "WRONG", "Finding", "print_findings"]
+
+OK, NOTE, WRONG = "ok", "note", "WRONG"
+Finding = tuple[str, str, str]
+
+
+def print_findings(findings: Sequence[Finding]) -> int:
+    """Print a line for each finding; returns 1 where something is wrong, else 0."""
+    width = max(len(name) for _, name, _ in findings)
+    for verdict, name, detail in findings:
+        print(f"{verdict:<6}{name:<{width + 2}}{detail}")
+    wrong = sum(verdict == WRONG for verdict, _, _ in findings)
+    print(f"{wrong} to mend, see above" if wrong else "everything works")
+    return int(wrong > 0)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
@@ -411,3 +412,18 @@ def test_without_held_out_images_the_last_weights_stay():
 def test_other_intervals_are_refused(interval):
     with pytest.raises(KWTLError, match="validate_every must be a whole number, at least 1, got"):
         HeldOutValidation(interval, evaluator(Guess(), []), BestWeights(Guess()), SimpleNamespace(writer=None))
+
+
+def test_pages_of_a_stack_have_their_masks_in_a_stack(tmp_path, rng):
+    stack, masks = rng.integers(0, 255, (3, 40, 56), dtype=np.uint8), rng.random((3, 40, 56)) < 0.3
+    for path, pixels in ((tmp_path / "images" / "s.tif", stack), (tmp_path / "masks" / "s.tif", masks * np.uint8(255))):
+        path.parent.mkdir()
+        tifffile.imwrite(path, pixels, photometric="minisblack")
+    items = load_pool(tmp_path)
+    region = Region(1, "images/s.tif", 1, items[1]["sha256"], 10, 5, 30, 20, 0.0)
+    cost = {"windows": 1, "images": 1, "unique_pixels": 600}
+    selection = tmp_path / "selection.json"
+    selection.write_text(dump_selection([region], budget={"windows": 1}, cost=cost, created_with={}))
+    (entry,) = read_support(items, tmp_path / "masks", selection)
+    assert entry["page"] == 1 and entry["known"].sum() == 600
+    assert np.array_equal(entry["label"][0, 5:25, 10:40], masks[1, 5:25, 10:40])

@@ -369,7 +369,9 @@ def test_pages_of_a_file_are_asked_for_one_by_one(client, studies, rng):
     assert put(client, "stack", stack[2] > 127, page=2).status_code == 200
     kept = tifffile.imread(studies / "labels/final/stack.tif")
     assert np.array_equal(kept[2] > 0, stack[2] > 127) and not kept[:2].any()
-    assert client.post("/train/kwtl?run_sync=true", json={"steps": 1}).json()["pixels"] == 70 * 80
+    assert (
+        client.post("/train/kwtl?run_sync=true", json={"steps": 1}).json()["pixels"] == WINDOW * WINDOW
+    )  # what was given
 
 
 def test_real_sstem_images_go_through_the_cycle(client, studies, kwtl_data):

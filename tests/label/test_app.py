@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SETTINGS, SIZES, needs_monailabel
+from label_studies import SETTINGS, SIZES, needs_monailabel
 from PIL import Image
 
 from monai_kwtl.data import load_pool, read_image

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,12 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import SETTINGS, needs_monailabel, write_studies
+from label_studies import SETTINGS, needs_monailabel, write_studies
 from PIL import Image
 
+from monai_kwtl.cli import main
+from monai_kwtl.data import read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.client import LabelServer
 from monai_kwtl.selection_file import read_selection
@@ -25,17 +30,33 @@ pytestmark = needs_monailabel
 KWTL = [sys.executable, "-c", "from monai_kwtl.cli import main; raise SystemExit(main())", "label"]
 
 
-def kwtl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL_")}
-    return subprocess.run(
-        [*KWTL, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def kwtl(*arguments: object, cwd: Path) -> Ended:
+    """Run ``kwtl label`` with these arguments in this process, which has loaded everything already."""
+    out, err, hook = io.StringIO(), io.StringIO(), sys.excepthook
+    status, before = 1, Path.cwd()
+    os.chdir(cwd)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(["label", *map(str, arguments)])
+        except KWTLError:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.excepthook = hook
+            os.chdir(before)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Grey values, (H, W)."""
+    return read_image({"image": str(path), "page": None})[0]
 
 
 def free_port() -> int:
@@ -98,6 +119,7 @@ def wait_for(server: LabelServer, task: str) -> dict:
     raise TimeoutError(task)
 
 
+@pytest.mark.slow  # its short twin is test_app.py
 def test_the_cycle_of_a_user_on_the_command_line(place, server):
     url, process = server
     api = LabelServer(url)
@@ -110,18 +132,18 @@ def test_the_cycle_of_a_user_on_the_command_line(place, server):
     regions = read_selection(place / "what")["regions"]
     pictures = sorted((place / "what" / "regions").iterdir())
     assert len(regions) == len(pictures) == 3
-    assert all(Image.open(path).size == (64, 64) for path in pictures)
-    assert Image.open(place / "what" / "what_to_label.png").size[0] > 500
+    assert all(pixels(path).shape == (64, 64) for path in pictures)
+    assert pixels(place / "what" / "what_to_label.png").shape[1] > 500
     for region, path in zip(regions, pictures, strict=True):  # the picture shows the very pixels of the box
-        image = np.asarray(Image.open(place / "my_images" / region.image))
+        image = pixels(place / "my_images" / region.image)
         box = image[region.y : region.y + region.height, region.x : region.x + region.width]
-        assert np.array_equal(np.asarray(Image.open(path)), box)
+        assert np.array_equal(pixels(path), box)
     again = kwtl("next", "--server", url, "--output", "what", cwd=place)
     assert again.returncode == 1 and "already exists" in again.stderr
 
     (place / "masks").mkdir()
     for path in pictures[:2]:
-        mask = np.asarray(Image.open(path)) < 100
+        mask = pixels(path) < 100
         Image.fromarray(mask.astype(np.uint8) * 255).save(place / "masks" / path.name)
     done = kwtl("put", "what", "masks", "--server", url, "--client", "alice", cwd=place)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_app, write_studies
+from label_studies import write_app, write_studies
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError

@@ -131,10 +131,8 @@ class KWTLStrategy(Strategy):
                     return ranked
                 found.append(ranked)
         if not found:
-            raise refuse(
-                409,
-                f"status missing: nothing has been scored by {present.method!r}; POST /scoring/{present.method} first.",
-            )
+            what = f"status missing: nothing is scored by {present.method!r} yet"
+            raise refuse(409, f"{what}; wait for what GET /scoring/ tells of, or POST /scoring/{present.method}.")
         return max(found, key=lambda ranked: len(ranked.items))._replace(status="missing")
 
     def _patches(self, ranked: Ranked, request: Mapping[str, Any]) -> Ranked:

@@ -434,7 +434,7 @@ def two_processes(tmp_path_factory):
     """What two processes side by side have saved."""
     folder, tests = tmp_path_factory.mktemp("processes"), Path(__file__).resolve().parent
     paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", f"import test_engines as t; t.one_of_several({rank}, 2, {str(folder)!r})"],

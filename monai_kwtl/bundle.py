@@ -77,8 +77,6 @@ def bundle_root() -> str:
     return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
 
 
-
-
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device to compute on; ``auto`` is CUDA where there is one, else the CPU.
 

@@ -22,6 +22,7 @@ from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
 from monai_kwtl.summary import format_table, image_title
+from monai_kwtl.whole_files import replaced
 
 __all__ = ["EvaluationSaver", "error_overlay", "labelled"]
 
@@ -149,10 +150,9 @@ class EvaluationSaver:
         self._unfinished.rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        unfinished = self.output_dir / f".{name}.{os.getpid()}.unfinished"
-        # names that are not UTF-8 keep their bytes
-        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        os.replace(unfinished, self.output_dir / name)
+        with replaced(self.output_dir / name) as unfinished:
+            # names that are not UTF-8 keep their bytes
+            unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
     def _finish(self, engine: Engine) -> None:
         if not self.overlap:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.whole_files import replaced
 
-__all__ = ["LARGEST", "Checker", "parse_json", "short", "write_text"]
+__all__ = ["LARGEST", "Checker", "parse_json", "read_document", "short", "write_text"]
 
 LARGEST = 2**31 - 1  # no image has more rows or columns; keeps x + width inside 64 bits for every reader
 LARGEST_FILE = 1 << 28  # bytes; parsed, JSON takes about ten times as much memory
@@ -137,16 +137,35 @@ class Checker:
         return name
 
 
+def read_document(path: str | Path, what: str, mend: str, form: str) -> tuple[dict[str, Any], Checker]:
+    """Parse a JSON file of ours, an object whose ``format`` says what it is.
+
+    Args:
+        path: of the file.
+        what: it should be, for messages.
+        mend: what the user can do about errors in it.
+        form: what its ``format`` must be.
+
+    Returns:
+        The object, and the checker for the rest of its fields.
+
+    Raises:
+        KWTLError: one line, as :func:`parse_json` does, and for anything else than such an object.
+    """
+    document, check = parse_json(path, what), Checker(path, mend)
+    if not isinstance(document, dict):
+        raise check.fail(f"must hold an object, not {short(document)}")
+    found = check.get(document, "format", str, "")
+    if found != form:
+        raise check.fail(f"format must be {form!r}, not {short(found)}")
+    return document, check
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file beside its final name, then rename it, so that it is never half there.
 
     Raises:
         OSError: when it cannot be written; what was there before stays.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
+    with replaced(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import Checker, parse_json, short, write_text
+from monai_kwtl.json_file import read_document, short, write_text
 from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import read_region, region_to_dict
 
@@ -61,12 +61,7 @@ def read_record(folder: str | os.PathLike) -> list[MaskRecord]:
         KWTLError: one line with file and field, when it is not as :func:`write_record` writes it.
     """
     path = Path(folder, RECORD_NAME)
-    document = parse_json(path, RECORD_NAME)
-    check = Checker(path, MEND)
-    if not isinstance(document, dict):
-        raise check.fail(f"must hold an object, not {short(document)}")
-    if check.get(document, "format", str, "") != FORMAT:
-        raise check.fail(f"format must be {FORMAT!r}, not {short(document['format'])}")
+    document, check = read_document(path, RECORD_NAME, MEND, FORMAT)
     records: list[MaskRecord] = []
     places: set[tuple] = set()
     masks: set[str] = set()

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import Checker, parse_json, short, write_text
+from monai_kwtl.json_file import Checker, read_document, short, write_text
 from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import read_region
 
@@ -58,12 +58,7 @@ def read_project(folder: str | os.PathLike) -> list[Round]:
     path = Path(folder, PROJECT_NAME)
     if not path.exists():
         return []
-    document = parse_json(path, PROJECT_NAME)
-    check = Checker(path, MEND)
-    if not isinstance(document, dict):
-        raise check.fail(f"must hold an object, not {short(document)}")
-    if check.get(document, "format", str, "") != FORMAT:
-        raise check.fail(f"format must be {FORMAT!r}, not {short(document['format'])}")
+    document, check = read_document(path, PROJECT_NAME, MEND, FORMAT)
     rounds = check.get(document, "rounds", list, "")
     for index, entry in enumerate(rounds):
         _check_round(check, entry, index)

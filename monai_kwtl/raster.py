@@ -9,7 +9,7 @@ import shapely
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["Polygon", "rasterize", "trace"]
+__all__ = ["Polygon", "rasterize", "runs_of", "trace"]
 
 Ring = Sequence[Sequence[float]] | np.ndarray
 Polygon = Sequence[Ring]
@@ -70,6 +70,20 @@ def rasterize(polygons: Iterable[Polygon], shape: tuple[int, int]) -> np.ndarray
     return mask
 
 
+def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The horizontal runs of a mask.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        Row, first column and column after the last of each run, int64.
+    """
+    edges = np.diff(np.pad(np.asarray(mask, dtype=np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    return rows, starts, np.nonzero(edges == -1)[1]
+
+
 def trace(mask: np.ndarray) -> list[list[np.ndarray]]:
     """Outline a mask along the edges of its pixels; :func:`rasterize` gives back the very mask.
 
@@ -80,11 +94,7 @@ def trace(mask: np.ndarray) -> list[list[np.ndarray]]:
         A polygon for each connected part (pixels that touch at a corner only are not connected): its rings, float64
         (N, 2) points (x, y), closed, the outline first and then its holes.
     """
-    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
-    padded[:, 1:-1] = mask != 0
-    change = np.diff(padded, axis=1)
-    rows, starts = np.nonzero(change == 1)
-    _, ends = np.nonzero(change == -1)
+    rows, starts, ends = runs_of(mask != 0)
     whole = shapely.union_all(shapely.box(starts, rows, ends, rows + 1))
     parts = [part.simplify(0) for part in shapely.get_parts(whole) if not part.is_empty]
     return [[np.asarray(ring.coords) for ring in (part.exterior, *part.interiors)] for part in parts]

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from monai_kwtl.strategies import ImageScores
+from monai_kwtl.whole_files import replaced
 from monai_kwtl.windows import WindowGrid
 
 __all__ = [
@@ -128,13 +129,8 @@ class ScoreStore:
     def put(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Keep the output of :class:`~monai_kwtl.window_inferer.WindowScoreInferer` for an item."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(item)
-        unfinished = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-        try:
+        with replaced(self.path(item)) as unfinished:
             unfinished.write_bytes(to_bytes({**pack_scores(output), **pack_maps(output)}))
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _load(self, item: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.json_file import Checker, parse_json, short
+from monai_kwtl.json_file import Checker, read_document, short
 from monai_kwtl.selection import Region
 
 __all__ = [
@@ -148,13 +148,7 @@ def read_selection(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / SELECTION_NAME if path.is_dir() else path
-    document = parse_json(path, SELECTION_NAME)
-    check = Checker(path, MEND)
-    if not isinstance(document, dict):
-        raise check.fail(f"must hold an object, not {short(document)}")
-    found = check.get(document, "format", str, "")
-    if found != FORMAT:
-        raise check.fail(f"format must be {FORMAT!r}, not {short(found)}")
+    document, check = read_document(path, SELECTION_NAME, MEND, FORMAT)
     result = {key: check.get(document, key, dict, "") for key in ("created_with", "budget", "cost")}
     for key in ("windows", "images", "unique_pixels"):
         if check.get(result["cost"], key, int, "cost.") < 0:

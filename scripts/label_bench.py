@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import time
 from pathlib import Path
 
 import psutil
-from label_client import ROOT, running_server, set_settings
+from label_client import ROOT, data_set, running_server, set_settings
 
 from monai_kwtl.bundle import one_line_errors
 from monai_kwtl.data import find_images
@@ -49,9 +48,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
-    data = Path(options.target)
-    if not data.is_dir():
-        data = Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data")) / options.target
+    data = data_set(options.target)
     output = (options.output or ROOT / "output" / "label_bench" / data.name).resolve()
     shutil.rmtree(output / "images", ignore_errors=True)
     shutil.rmtree(output / "app", ignore_errors=True)

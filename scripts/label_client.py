@@ -34,10 +34,18 @@ from monai_kwtl.label.client import LabelServer
 from monai_kwtl.label.studies import image_id
 from monai_kwtl.label.template import find_bundle, make_app
 from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.pretext import spread
 from monai_kwtl.summary import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("strategy", "round", "regions", "pixels", "foreground", "mean_iou", "ask_s", "train_s")
+
+
+def data_set(target: str) -> Path:
+    """A folder, or else the data set of that name below ``KWTL_DATA``."""
+    if Path(target).is_dir():
+        return Path(target)
+    return Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data")) / target
 
 
 def free_port() -> int:
@@ -207,15 +215,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
-    data = Path(options.target)
-    if not data.is_dir():
-        data = Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data")) / options.target
+    data = data_set(options.target)
     output = (options.output or ROOT / "output" / "label_client" / data.name).resolve()
     output.mkdir(parents=True, exist_ok=True)
     items = [item for item in load_pool(data) if item.get("label")]
     if options.images:
-        places = np.linspace(0, len(items) - 1, min(options.images, len(items))).round().astype(int)
-        items = [items[place] for place in places]
+        items = spread(items, options.images)
     pool, test = split_pool_test(items, test_fraction=0.2, seed=options.seed)
     rows = []
     for strategy in options.strategies:

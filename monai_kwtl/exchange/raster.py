@@ -12,8 +12,9 @@ from shapely.errors import GEOSException, ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.crop_images import Box
+from monai_kwtl.raster import runs_of
 
-__all__ = ["make_polygon", "mask_polygons", "number_objects", "paint", "runs_of"]
+__all__ = ["make_polygon", "mask_polygons", "number_objects", "paint"]
 
 FARTHEST = 1e7  # pixels; no image is larger, and GEOS stays exact far below
 AREAL = ("Polygon", "MultiPolygon")
@@ -35,20 +36,6 @@ def number_objects(mask: np.ndarray) -> np.ndarray:
         return ndimage.label(mask != 0)[0].astype(np.int32)
     indices = indices.reshape(mask.shape).astype(np.int32)
     return indices if values[0] == 0 else np.where(mask == 0, 0, indices + 1).astype(np.int32)
-
-
-def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The horizontal runs of a mask.
-
-    Args:
-        mask: bool (H, W).
-
-    Returns:
-        Row, first column and column after the last of each run, int64.
-    """
-    edges = np.diff(np.pad(np.asarray(mask, dtype=np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    return rows, starts, np.nonzero(edges == -1)[1]
 
 
 def mask_polygons(labels: np.ndarray, x: int = 0, y: int = 0) -> list[BaseGeometry]:

@@ -17,6 +17,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import fold_batch_norm
 from monai_kwtl.tuning import WeightsSaver
+from monai_kwtl.whole_files import written_whole
 
 __all__ = ["ModelFolder"]
 
@@ -75,16 +76,8 @@ class ModelFolder:
             (weights.with_suffix(".json"), self.current.with_suffix(".json")),
             (weights, self.current),
         ):
-            unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-            try:
+            with written_whole(target, "make room, or mend its permissions.") as unfinished:
                 shutil.copyfile(source, unfinished)
-                os.replace(unfinished, target)
-            except OSError as error:
-                raise KWTLError(
-                    f"cannot write {target} ({error.strerror}): make room, or mend its permissions."
-                ) from error
-            finally:
-                unfinished.unlink(missing_ok=True)
         return self.sha256()
 
     @staticmethod

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
-from monai_kwtl.distributed import is_main_process
+from monai_kwtl.distributed import barrier, is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.regions import check_output, write_selection
@@ -206,15 +206,20 @@ class SelectionSaver:
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select, write every file and log the table of regions and the cost.
 
+        Of several processes all call it: when each has scored its images, the first one selects.
+
         Args:
             per_view: as in :func:`monai_kwtl.board.draw_selection`, for TensorBoard; None draws no views.
 
         Returns:
-            The regions, rank 1 first.
+            The regions, rank 1 first; none in the other processes.
 
         Raises:
             KWTLError: when an image has no scores, or the output cannot be written.
         """
+        barrier()
+        if not is_main_process():
+            return []
         pool = [self.store.get(item) for item in self.items]
         missing = [item["name"] for item, scores in zip(self.items, pool, strict=True) if scores is None]
         if missing:

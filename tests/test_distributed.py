@@ -51,7 +51,7 @@ def knobs(stage, place):
         return META | {"sources": f"[{place / 'cells'}, {place / 'nuclei'}, {place / 'stack'}]"}
     common = {"dataset_dir": place / "cells", "ckpt": place / "batch.pt"}
     if stage == "select":
-        return SELECT | common | {"pretext": "skip"}
+        return SELECT | common | {"pretext": "skip", "project": "false"}
     return TUNING | common | ({"validate_every": 2} if stage == "train" else {})
 
 
@@ -147,9 +147,10 @@ def test_selection_gives_the_bytes_of_one_process(place, tmp_path):
     options = knobs("select", place) | {"pretext": "always", "pretext_steps": 3, "budget": 2}
     options |= {"report": "true", "tensorboard": "true"}
     assert run("select", tmp_path / "log", output_dir=one, **options).status == 0
-    said = run_watched("select", tmp_path, output_dir=two, **options)
+    said = run_watched("select", tmp_path, output_dir=two, **options | {"project": "true"})
     for name in ("selection.json", "selection.csv", "scores.csv", "what_to_label.png", "pretext/model.pt"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert len(json.loads((place / "cells" / "project.json").read_text())["rounds"]) == 1
     assert "pretext tuning: 3 in" in said
     assert "scoring images: 3 in" in said  # of 5; the other process had 2
     # one image is left to score, then none

@@ -58,9 +58,7 @@ def taken_regions(
     else:
         masks = MaskFolder(Path(labels), list(items))
         whole = [item for item in items if masks.names_image(item)]
-        labelled = [
-            Region(0, i["name"], i["page"], i["sha256"], 0, 0, i["width"], i["height"], 0.0) for i in whole
-        ]
+        labelled = [Region(0, i["name"], i["page"], i["sha256"], 0, 0, i["width"], i["height"], 0.0) for i in whole]
     if not labelled:
         raise KWTLError(f"{labels} holds no masks of these images: give the folder that kwtl import wrote")
     done = {_box(region) for region in labelled}

@@ -177,7 +177,5 @@ def curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     for entry in rounds:
         masks, model = entry["masks"] or {}, entry["model"] or {}
         regions, pixels = regions + masks.get("regions", 0), pixels + masks.get("pixels", 0)
-        points.append(
-            {"round": entry["round"], "regions": regions, "pixels": pixels, "iou": model.get("held_out_iou")}
-        )
+        points.append({"round": entry["round"], "regions": regions, "pixels": pixels, "iou": model.get("held_out_iou")})
     return points

@@ -9,12 +9,15 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import spearmanr
 
@@ -22,7 +25,7 @@ from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.bundle import load_weights, one_line_errors, versions
 from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
+from monai_kwtl.inferers import TiledInferer, native_bfloat16
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import fold_batch_norm
 from monai_kwtl.scoring import ScoreMapInferer
@@ -43,10 +46,10 @@ def machine() -> dict[str, str | int]:
     return {"processor": name, "cores": os.cpu_count() or 1, "threads": torch.get_num_threads(), **versions()}
 
 
-def multiplication_rate(seconds: float = 1.0) -> float:
-    """Float32 matrix multiplication rate of this machine, in floating point operations per second."""
-    size = 1024
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def multiplication_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """Matrix multiplication rate of this machine, in floating point operations per second."""
+    size = 2048
+    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
     a @ b
     best, begun = np.inf, time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -138,7 +141,8 @@ def benchmark_select(options: argparse.Namespace) -> dict:
     ours, theirs = np.concatenate(dense_scores), np.concatenate(loop_scores)
     top = min(100, len(ours))
     shared = len(set(np.argsort(-ours)[:top]) & set(np.argsort(-theirs)[:top]))
-    floor = sum(4 * operations(network, *image.shape[1:]) for image in images) / multiplication_rate()
+    dtype = torch.bfloat16 if native_bfloat16("cpu") else torch.float32
+    floor = sum(4 * operations(network, *image.shape[1:]) for image in images) / multiplication_rate(dtype)
     return {
         "images": len(images),
         "windows": len(ours),
@@ -150,8 +154,81 @@ def benchmark_select(options: argparse.Namespace) -> dict:
             min(float(spearmanr(a, b).statistic) for a, b in zip(dense_scores, loop_scores, strict=True)), 5
         ),
         f"top {top} shared": shared,
-        "arithmetic floor (s)": round(floor, 3),
+        f"arithmetic floor, {str(dtype).removeprefix('torch.')} (s)": round(floor, 3),
         "dense over floor": round(dense_time / floor, 2),
+    }
+
+
+def plain_loop(images: list[np.ndarray], masks: list[np.ndarray], ckpt: Path, crop: int, batch: int) -> Iterator[None]:
+    """Tune on random crops as a plain script would, in float32; an element is a step. Of the package, only FCRN."""
+    network = load_weights(FCRN(), ckpt).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=5e-4)
+    rng = np.random.default_rng(0)
+    while True:
+        crops = []
+        for number in rng.integers(len(images), size=batch):
+            height, width = images[number].shape
+            y, x = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+            part = (slice(y, y + crop), slice(x, x + crop))
+            crops.append((images[number][part], masks[number][part]))
+        pixels, label = (
+            torch.from_numpy(np.stack(planes)[:, None].astype(np.float32)) for planes in zip(*crops, strict=True)
+        )
+        share = label.mean().clamp(0.02, 0.98)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            network(pixels / 127.5 - 1.0), label, pos_weight=(1 - share) / share
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield
+
+
+def benchmark_train(options: argparse.Namespace) -> dict:
+    """The trainer of train.json, with its log, its checkpoints and its crops, against a plain loop and the floor."""
+    with tempfile.TemporaryDirectory() as output:
+        parser = ConfigParser()
+        parser.read_config(ROOT / "bundles" / "kwtl" / "configs" / "train.json")
+        settings = {
+            "dataset_dir": str(options.dataset_dir),
+            "ckpt": str(options.ckpt),
+            "output_dir": output,
+            "project": False,
+            "held_out": 0,
+            "steps": options.steps + options.warm_up,
+            "crop": options.crop,
+            "batch_size": options.batch_size,
+        }
+        for name, value in settings.items():
+            parser[name] = value
+        parser.parse(True)
+        data = parser.get_parsed_content("parts").train
+        trainer = parser.get_parsed_content("train::trainer")
+        dataset = parser.get_parsed_content("train::dataset")
+        times: list[float] = []
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: times.append(time.perf_counter()))
+        trainer.run()
+    ours = (times[-1] - times[options.warm_up - 1]) / options.steps
+    cutting, _ = timed(lambda: [dataset.crop_batch(step) for step in range(10)], 3)
+    images, masks = ([np.asarray(item[key])[0] for item in data] for key in ("image", "label"))
+    loop = plain_loop(images, masks, options.ckpt, options.crop, options.batch_size)
+    for _ in range(options.warm_up):
+        next(loop)
+    plain, _ = timed(lambda: [next(loop) for _ in range(options.steps)], 1)
+    plain /= options.steps
+    # one forward pass, and two of its size backwards: to the weights and to the layer below
+    work = 3 * options.batch_size * operations(FCRN(), options.crop, options.crop)
+    dtype = torch.bfloat16 if native_bfloat16("cpu") else torch.float32
+    floor = work / multiplication_rate(dtype)
+    return {
+        "crops": f"{options.batch_size} of {options.crop} x {options.crop}",
+        "steps timed": options.steps,
+        "trainer (crops/s)": round(options.batch_size / ours, 1),
+        "plain loop, float32 (crops/s)": round(options.batch_size / plain, 1),
+        "ratio": round(plain / ours, 2),
+        f"arithmetic floor, {str(dtype).removeprefix('torch.')} (crops/s)": round(options.batch_size / floor, 1),
+        "trainer over floor": round(ours / floor, 2),
+        "share of cutting crops": f"{100 * cutting / 10 / ours:.1f} %",
     }
 
 
@@ -172,6 +249,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     select.add_argument("--repeats", type=int, default=3)
     select.add_argument("--loop_once", action="store_true", help="time the slow loop only once")
     select.set_defaults(work=benchmark_select)
+    train = commands.add_parser("train", help="training steps against a plain loop and the arithmetic floor")
+    train.add_argument("--dataset_dir", type=Path, default=data / "ssTEM")
+    train.add_argument("--crop", type=int, default=128)
+    train.add_argument("--batch_size", type=int, default=8)
+    train.add_argument("--steps", type=int, default=50)
+    train.add_argument("--warm_up", type=int, default=5)
+    train.add_argument("--ckpt", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
+    train.set_defaults(work=benchmark_train)
     return parser.parse_args(arguments)
 
 

@@ -200,9 +200,7 @@ def test_overlays_of_data_sets_suit_every_stage_that_reads_images(overlay, home,
     assert made["psi"] == given.get("psi", 1.3)
     assert made["step"] == 16, "the command line has the last word"
     note = json.loads((tmp_path / "pretext" / "model.json").read_text())
-    assert {name: note[name] for name in given if name in note} == {
-        name: given[name] for name in given if name in note
-    }
+    assert {name: note[name] for name in given if name in note} == {name: given[name] for name in given if name in note}
     assert note["polarity"] == given["polarity"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
@@ -154,7 +155,8 @@ class _DropoutInfer(KWTLInfer):
     """Probabilities with dropout at work, as MONAI Label's epistemic scoring wants them."""
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[None, dict[str, Any]]:
-        return None, {self.output_label_key: torch.from_numpy(self._probability(self._pages(request)[0]))[None]}
+        probability = torch.from_numpy(self._probability(self._pages(request)[0]))[None]
+        return None, {self.output_label_key: MetaTensor(probability)}  # its scoring sums with NumPy: no plain tensor
 
     @torch.no_grad()
     def _probability(self, item: Mapping[str, Any]) -> np.ndarray:

@@ -98,9 +98,7 @@ _SCORING = ("select", "inference", "evaluate")
 WEIGHTS = [
     case(ALL, "there is no checkpoint at elsewhere.pt; give the path of a .pt file with --ckpt.", ckpt="elsewhere.pt"),
     case((*_SCORING, "pretext", "train"), _UNREADABLE, "a checkpoint with damaged bytes", _damage),
-    case(
-        "select", _UNREADABLE, "half a checkpoint", lambda folder: os.truncate(folder / "weights.pt", 2_000_000)
-    ),
+    case("select", _UNREADABLE, "half a checkpoint", lambda folder: os.truncate(folder / "weights.pt", 2_000_000)),
     case("select", _UNREADABLE, "a text file as checkpoint", file_at("weights.pt")),
     case("select", _UNREADABLE, "a pickle that would run code", _code),
     case(

@@ -55,7 +55,15 @@ def truth(studies: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def client(tmp_path: Path, studies: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def app_settings() -> dict[str, object]:
+    """Settings of the app besides those of all tests; a test overrides it by a parameter of this name."""
+    return {}
+
+
+@pytest.fixture
+def client(
+    tmp_path: Path, studies: Path, weights: Path, app_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[object]:
     """A client of the app, without a port."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,7 +73,7 @@ def client(tmp_path: Path, studies: Path, weights: Path, monkeypatch: pytest.Mon
 
         from monai_kwtl.label.server import app
 
-    app_dir = write_app(tmp_path / "app", studies, weights)
+    app_dir = write_app(tmp_path / "app", studies, weights, **app_settings)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     for name, value in {
         "APP_DIR": str(app_dir),

@@ -45,15 +45,23 @@ class ProgressLog:
     def __init__(self, what: str, interval: float = 10.0) -> None:
         self.what, self.interval = what, interval
         self._bar: tqdm | None = None
+        self._begun: float | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        # the clock starts when the other handlers have made ready, which can take longer than an image
+        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.COMPLETED, self._end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
+    def _reset(self, engine: Engine) -> None:
+        self._begun = None
+
     def _start(self, engine: Engine) -> None:
+        if self._begun is not None:  # a later epoch
+            return
         self._begun = self._said = time.monotonic()
         self._first = engine.state.iteration  # not 0 where a stage is resumed: what was done before took no time now
         self._total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)

@@ -7,7 +7,7 @@ import logging
 import sys
 
 import pytest
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from monai_kwtl import handlers
 from monai_kwtl.errors import KWTLError
@@ -67,6 +67,23 @@ def test_a_line_comes_every_ten_seconds_with_the_time_left(clock, caplog, capsys
 def test_short_work_says_only_that_it_is_done(clock, caplog):
     run(clock, steps=5, seconds=0.1)
     assert caplog.messages == ["scoring images: 5 in 0.5 s"]
+
+
+def test_what_other_handlers_do_before_the_first_step_does_not_count(clock, caplog):
+    def step(engine, _):
+        clock.now += 4.0
+
+    engine = Engine(step)
+    ProgressLog("scoring images").attach(engine)
+
+    @engine.on(Events.STARTED)
+    def prepare():
+        clock.now += 100.0
+
+    for _ in range(2):  # and each run has its own clock
+        caplog.clear()
+        engine.run([None] * 5, max_epochs=1)
+        assert caplog.messages == ["scoring images: 3 of 5, about 8.0 s left", "scoring images: 5 in 20 s"]
 
 
 def test_the_interval_can_be_chosen(clock, caplog):

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from monai_kwtl.data import load_pool, read_label
-from monai_kwtl.exchange.raster import number_objects
 from monai_kwtl.exchange.work import TOOLS, export_regions, import_regions
 from monai_kwtl.mask_record import read_record
+from monai_kwtl.raster import number_objects
 from monai_kwtl.selection import Region, cost_of
 from monai_kwtl.selection_file import dump_selection
 from monai_kwtl.summary import format_table

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import shapely
 from PIL import Image
+from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below, inner_name
-from monai_kwtl.exchange.raster import make_polygon, mask_polygons, paint
 from monai_kwtl.json_file import Checker, parse_json, short
+from monai_kwtl.raster import make_polygon, mask_polygons, paint
 from monai_kwtl.selection import Region
 
-__all__ = ["decode_counts", "encode_counts", "read_cvat", "unpack_counts", "write_cvat"]
+__all__ = ["decode_counts", "encode_counts", "paint_cell", "polygons_of", "read_cvat", "unpack_counts", "write_cvat"]
 
 CATEGORIES = ("cell", FINISHED, UNFINISHED)
 LABELS_NAME = "cvat_labels.json"
@@ -204,7 +205,7 @@ def _read_file(path: Path, by_stem: Mapping[str, Region]) -> list[Annotation]:
             marks[region.rank].add(kind)
             continue
         try:
-            objects[region.rank] += _paint(masks[region.rank], entry)
+            objects[region.rank] += paint_cell(masks[region.rank], entry)
         except ValueError as error:
             raise check.fail(f"{where[:-1]}: {error}") from error
     time = path.stat().st_mtime
@@ -224,8 +225,19 @@ def _finished(marks: set[str], objects: int) -> bool:
     return FINISHED in marks or (UNFINISHED not in marks and objects > 0)
 
 
-def _paint(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
-    """Add a cell to a mask; returns whether it has any pixel."""
+def paint_cell(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
+    """Add the cell of an annotation to a mask.
+
+    Args:
+        mask: bool (H, W), changed in place.
+        entry: of ``annotations``: its ``segmentation``, polygons or run lengths, else its ``bbox``.
+
+    Returns:
+        Whether the cell has any pixel.
+
+    Raises:
+        ValueError: one line, for what is neither.
+    """
     shape = entry.get("segmentation")
     if isinstance(shape, dict):
         cell = _decode(shape, mask.shape)
@@ -236,7 +248,16 @@ def _paint(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
     if not shape:
         return paint(mask, _rectangle(entry.get("bbox")))
     # a list, since each of them has to be painted
-    return any([paint(mask, make_polygon([_points(flat)])) for flat in shape])
+    return any([paint(mask, polygon) for polygon in polygons_of(shape)])
+
+
+def polygons_of(shape: Sequence[Any]) -> list[BaseGeometry]:
+    """The polygons of a segmentation, each a flat list x, y, x, y, ...
+
+    Raises:
+        ValueError: one line, for what is none.
+    """
+    return [make_polygon([_points(flat)]) for flat in shape]
 
 
 def _points(flat: Any) -> np.ndarray:

@@ -16,8 +16,8 @@ from shapely import affinity
 
 from monai_kwtl.exchange.annotation import Annotation, Handout, files_below, inner_name
 from monai_kwtl.exchange.brush import decode_brush, encode_brush
-from monai_kwtl.exchange.raster import make_polygon, paint
 from monai_kwtl.json_file import Checker, parse_json, short
+from monai_kwtl.raster import make_polygon, paint
 from monai_kwtl.selection import Region
 
 __all__ = ["read_labelstudio", "write_labelstudio"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, Handout, files_below
-from monai_kwtl.exchange.raster import number_objects
+from monai_kwtl.raster import number_objects
 from monai_kwtl.readers import SUFFIXES, UnreadableError, read_pixels
 from monai_kwtl.selection import Region
 

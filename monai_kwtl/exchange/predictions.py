@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_kwtl.adaptation import pool_batches
+from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.bundle import choose_device, load_weights
 from monai_kwtl.data import read_image
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.raster import number_objects
 from monai_kwtl.file_names import region_file_names
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import estimate_batch_norm_statistics
+from monai_kwtl.raster import number_objects
 from monai_kwtl.region_masks import MaskFolder
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection import Region
@@ -80,13 +79,12 @@ def _from_folder(folder: Path, regions: Sequence[Region], items: Sequence[Item],
 def _predictor(source: str | os.PathLike, items: Sequence[Item], rescale: Any) -> Callable[[Item], np.ndarray]:
     device = choose_device()
     network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), source, device)
-    estimate_batch_norm_statistics(network, pool_batches(items, rescale=rescale, device=device))
-    network.eval()
+    network = BatchNormAdapter(network, items, rescale=rescale, device=device).ready()
     inferer = TiledInferer()
 
     @torch.inference_mode()
     def predict(item: Item) -> np.ndarray:
         image = torch.from_numpy(read_image(item, rescale)).to(device)[None]
-        return (inferer(normalize(image), network)[0, 0] >= 0).cpu().numpy()
+        return (torch.sigmoid(inferer(normalize(image), network))[0, 0] >= 0.5).cpu().numpy()
 
     return predict

@@ -22,11 +22,10 @@ from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import write_masks
 from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.outlines import geojson, xml
+from monai_kwtl.label.outlines import geojson, mask_outlines, xml
 from monai_kwtl.label.settings import LabelSettings
 from monai_kwtl.label.studies import Studies
 from monai_kwtl.networks import FCRN
-from monai_kwtl.raster import trace
 from monai_kwtl.scoring import normalize
 
 __all__ = ["KWTLInfer", "epistemic_infer"]
@@ -140,13 +139,13 @@ class KWTLInfer(BasicInferTask):
         if path.suffix == ".geojson":
             path.write_text(json.dumps(self._geojson(masks, pages)) + "\n", encoding="ascii")
         elif path.suffix == ".xml":
-            path.write_bytes(xml(trace(masks[0])))
+            path.write_bytes(xml(mask_outlines(masks[0])))
         else:
             write_masks(path, masks)
 
     @staticmethod
     def _geojson(masks: Sequence[np.ndarray], pages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        collections = [geojson(trace(mask), page["page"]) for mask, page in zip(masks, pages, strict=True)]
+        collections = [geojson(mask_outlines(mask), page["page"]) for mask, page in zip(masks, pages, strict=True)]
         features = [feature for collection in collections for feature in collection["features"]]
         return {"type": "FeatureCollection", "features": features}
 

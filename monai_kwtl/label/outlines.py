@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.exchange.coco import paint_cell, polygons_of
 from monai_kwtl.folders import base_name
 from monai_kwtl.label.sidecar import Box
-from monai_kwtl.raster import Polygon, rasterize
+from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint
 from monai_kwtl.regions import CLASSIFICATION
 
-__all__ = ["OUTLINE_SUFFIXES", "Outlines", "geojson", "read_outlines", "xml"]
+__all__ = ["OUTLINE_SUFFIXES", "Outlines", "geojson", "mask_outlines", "read_outlines", "xml"]
 
 OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
 REGION = CLASSIFICATION["name"]  # outlines of this class are no cells: everything inside them has been outlined
@@ -73,29 +76,26 @@ def read_outlines(path: Path, item: Mapping[str, Any]) -> Outlines:
         ) from error
 
 
-def _from_polygons(polygons: Iterator[tuple[str, Polygon]], item: Mapping[str, Any]) -> Outlines:
-    cells, regions = [], []
+def _from_polygons(polygons: Iterator[tuple[str, BaseGeometry]], item: Mapping[str, Any]) -> Outlines:
+    mask, regions = np.zeros((item["height"], item["width"]), dtype=bool), []
     for name, polygon in polygons:
         if name == REGION:
             regions.append(_box(polygon, item))
         else:
-            cells.append(polygon)
-    return Outlines(rasterize(cells, (item["height"], item["width"])), regions)
+            paint(mask, polygon)
+    return Outlines(mask, regions)
 
 
-def _box(polygon: Polygon, item: Mapping[str, Any]) -> Box:
-    points = np.asarray(polygon[0], dtype=np.float64)[:, :2]
-    if not np.isfinite(points).all():
-        raise KWTLError("a region has a coordinate that is not a finite number.")
-    size = item["width"], item["height"]
-    (left, top), (right, bottom) = (np.clip(e.round(), 0, size).astype(int) for e in (points.min(0), points.max(0)))
+def _box(polygon: BaseGeometry, item: Mapping[str, Any]) -> Box:
+    bounds = np.nan_to_num(polygon.bounds).round().clip(0, [item["width"], item["height"]] * 2)
+    left, top, right, bottom = map(int, bounds)
     if right <= left or bottom <= top:
-        raise KWTLError("a region lies outside the image.")
-    return Box(int(left), int(top), int(right - left), int(bottom - top))
+        raise KWTLError("a region lies outside the image, or is empty.")
+    return Box(left, top, right - left, bottom - top)
 
 
-def _features(document: Any, page: int | None) -> Iterator[tuple[str, Polygon]]:
-    """Class name and rings of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
+def _features(document: Any, page: int | None) -> Iterator[tuple[str, BaseGeometry]]:
+    """Class name and area of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
     if isinstance(document, list):
         features = document
     elif document.get("type") == "FeatureCollection":
@@ -110,12 +110,12 @@ def _features(document: Any, page: int | None) -> Iterator[tuple[str, Polygon]]:
             yield from ((name, polygon) for polygon in _polygons(geometry))
 
 
-def _polygons(geometry: Mapping[str, Any]) -> Iterator[Polygon]:
+def _polygons(geometry: Mapping[str, Any]) -> Iterator[BaseGeometry]:
     kind = geometry["type"]
     if kind == "Polygon":
-        yield geometry["coordinates"]
+        yield make_polygon(geometry["coordinates"])
     elif kind == "MultiPolygon":
-        yield from geometry["coordinates"]
+        yield from map(make_polygon, geometry["coordinates"])
     elif kind == "GeometryCollection":
         for part in geometry["geometries"]:
             yield from _polygons(part)
@@ -135,46 +135,37 @@ def _coco(document: Mapping[str, Any], item: Mapping[str, Any]) -> Outlines:
             f"it is for an image {own[0]['width']} wide and {own[0]['height']} high, not {width} and {height}."
         )
     names = {category["id"]: category["name"] for category in document.get("categories", [])}
-    polygons, mask = [], np.zeros((height, width), dtype=bool)
+    mask, regions = np.zeros((height, width), dtype=bool), []
     for annotation in document["annotations"]:
         if annotation["image_id"] != own[0]["id"]:
             continue
-        shape = annotation["segmentation"]
-        if isinstance(shape, dict):
-            mask |= _runs(shape, (height, width))
+        if names.get(annotation.get("category_id")) == REGION:
+            regions += [_box(polygon, item) for polygon in polygons_of(annotation["segmentation"])]
         else:
-            name = names.get(annotation.get("category_id"), "")
-            polygons += [(name, [np.reshape(np.asarray(ring, dtype=np.float64), (-1, 2))]) for ring in shape]
-    outlines = _from_polygons(iter(polygons), item)
-    return outlines._replace(mask=outlines.mask | mask)
+            paint_cell(mask, annotation)
+    return Outlines(mask, regions)
 
 
-def _runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """COCO's run lengths: background first, down the columns."""
-    if not isinstance(shape["counts"], list):
-        raise KWTLError("it holds compressed masks: export polygons, or 'Segmentation mask 1.1'.")
-    counts = np.asarray(shape["counts"], dtype=np.int64)
-    if tuple(shape["size"]) != size or (counts < 0).any() or counts.sum() != size[0] * size[1]:
-        raise KWTLError("a mask in it is not of the image's size.")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(size[::-1]).T
-
-
-def _asap(content: bytes) -> Iterator[tuple[str, Polygon]]:
+def _asap(content: bytes) -> Iterator[tuple[str, BaseGeometry]]:
     if re.search(rb"<!\s*(DOCTYPE|ENTITY)", content, re.IGNORECASE):
         raise KWTLError("XML with a document type is not read.")
     for annotation in ElementTree.fromstring(content).iter("Annotation"):
         points = sorted(annotation.iter("Coordinate"), key=lambda point: float(point.get("Order", 0)))
         ring = [(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points]
         if len(ring) > 2:
-            yield annotation.get("PartOfGroup") or annotation.get("Name", ""), [ring]
+            yield annotation.get("PartOfGroup") or annotation.get("Name", ""), make_polygon([ring])
 
 
-def geojson(polygons: list[list[np.ndarray]], page: int | None = None, name: str = "Cell") -> dict[str, Any]:
+def mask_outlines(mask: np.ndarray) -> list[shapely.Polygon]:
+    """The outline of each cell of a mask, (H, W), along pixel edges."""
+    return mask_polygons(number_objects(mask))
+
+
+def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str = "Cell") -> dict[str, Any]:
     """Polygons as GeoJSON that QuPath opens.
 
     Args:
-        polygons: as from :func:`monai_kwtl.raster.trace`.
+        polygons: as from :func:`mask_outlines`.
         page: of a multi-page file; becomes the z plane.
         name: of their class.
 
@@ -183,7 +174,7 @@ def geojson(polygons: list[list[np.ndarray]], page: int | None = None, name: str
     """
     features = []
     for polygon in polygons:
-        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [ring.tolist() for ring in polygon]}
+        geometry = shapely.geometry.mapping(polygon)
         if page is not None:
             geometry["plane"] = {"c": -1, "z": page, "t": 0}
         properties = {"objectType": "annotation", "classification": {"name": name}}
@@ -191,7 +182,7 @@ def geojson(polygons: list[list[np.ndarray]], page: int | None = None, name: str
     return {"type": "FeatureCollection", "features": features}
 
 
-def xml(polygons: list[list[np.ndarray]], name: str = "Cell") -> bytes:
+def xml(polygons: Sequence[shapely.Polygon], name: str = "Cell") -> bytes:
     """Polygons as the XML that MONAI Label's viewers read; it knows no holes."""
     root = ElementTree.Element("ASAP_Annotations")
     annotations = ElementTree.SubElement(root, "Annotations")
@@ -200,7 +191,7 @@ def xml(polygons: list[list[np.ndarray]], name: str = "Cell") -> bytes:
         coordinates = ElementTree.SubElement(
             ElementTree.SubElement(annotations, "Annotation", attributes), "Coordinates"
         )
-        for order, (x, y) in enumerate(polygon[0][:-1]):
+        for order, (x, y) in enumerate(polygon.exterior.coords[:-1]):
             ElementTree.SubElement(coordinates, "Coordinate", {"Order": str(order), "X": f"{x:g}", "Y": f"{y:g}"})
     groups = ElementTree.SubElement(root, "AnnotationGroups")
     ElementTree.SubElement(groups, "Group", {"Name": name, "PartOfGroup": "None", "Color": "#009e73"})

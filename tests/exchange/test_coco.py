@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Handout
 from monai_kwtl.exchange.coco import decode_counts, encode_counts, read_cvat, unpack_counts, write_cvat
-from monai_kwtl.exchange.raster import number_objects
+from monai_kwtl.raster import number_objects
 from monai_kwtl.selection import Region
 
 REGIONS = [Region(rank, "a.png", None, "0" * 64, 5, 6, 21, 17, 1.0) for rank in (1, 2)]

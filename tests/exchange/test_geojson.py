@@ -11,7 +11,7 @@ import shapely
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Handout
 from monai_kwtl.exchange.geojson import read_qupath, write_qupath
-from monai_kwtl.exchange.raster import number_objects
+from monai_kwtl.raster import number_objects
 from monai_kwtl.selection import Region
 
 FIRST = Region(1, "images/a.png", None, "0" * 64, 10, 20, 30, 25, 1.0)

@@ -18,7 +18,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Handout
 from monai_kwtl.exchange.brush import decode_brush, encode_brush
 from monai_kwtl.exchange.labelstudio import read_labelstudio, write_labelstudio
-from monai_kwtl.exchange.raster import number_objects
+from monai_kwtl.raster import number_objects
 from monai_kwtl.selection import Region
 
 REGIONS = [Region(rank, "a.png", None, "0" * 64, 5, 6, 21, 17, 1.0) for rank in (1, 2)]

@@ -18,7 +18,7 @@ from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.label.client import LabelServer
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.sidecar import Sidecar
-from monai_kwtl.raster import rasterize
+from monai_kwtl.raster import make_polygon, paint
 from monai_kwtl.scoring import ScoreMapInferer, normalize
 
 pytestmark = needs_monailabel
@@ -202,8 +202,9 @@ def test_segmentations_are_those_of_the_core_in_every_form(client, studies):
         content = infer(client, "img1", threshold=threshold, result_extension=extension).content
         read[extension] = np.asarray(Image.open(io.BytesIO(content))) > 0
     document = json.loads(infer(client, "img1", threshold=threshold, result_extension=".geojson").content)
-    polygons = [feature["geometry"]["coordinates"] for feature in document["features"]]
-    read[".geojson"] = rasterize(polygons, expected.shape)
+    read[".geojson"] = np.zeros(expected.shape, dtype=bool)
+    for feature in document["features"]:
+        paint(read[".geojson"], make_polygon(feature["geometry"]["coordinates"]))
     for mask in read.values():
         assert np.array_equal(mask[sure], expected[sure])
     said = client.post(

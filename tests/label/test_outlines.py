@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.outlines import geojson, read_outlines, xml
-from monai_kwtl.raster import trace
+from monai_kwtl.label.outlines import geojson, mask_outlines, read_outlines, xml
 from monai_kwtl.regions import feature_collection
 from monai_kwtl.selection import Region
 
@@ -37,7 +37,7 @@ def box(x, y, width, height, **properties) -> dict:
 
 @pytest.mark.parametrize("form", ["collection", "list of features", "multipolygon", "collection of geometries"])
 def test_geojson_in_every_form_gives_back_the_mask(tmp_path, form):
-    document = geojson(trace(blob()))
+    document = geojson(mask_outlines(blob()))
     if form == "list of features":
         document = document["features"]
     elif form != "collection":
@@ -63,8 +63,8 @@ def test_points_and_lines_hold_no_pixel_and_null_properties_do_no_harm(tmp_path)
 
 
 def test_a_page_has_the_outlines_of_its_plane(tmp_path):
-    document = geojson(trace(blob()), page=2)
-    document["features"] += geojson(trace(~blob()), page=1)["features"]
+    document = geojson(mask_outlines(blob()), page=2)
+    document["features"] += geojson(mask_outlines(~blob()), page=1)["features"]
     path = write(tmp_path / "a.geojson", document)
     assert np.array_equal(read_outlines(path, ITEM | {"page": 2}).mask, blob())
     assert np.array_equal(read_outlines(path, ITEM | {"page": 1}).mask, ~blob())
@@ -104,10 +104,24 @@ def test_coco_run_lengths_go_down_the_columns(tmp_path):
     assert np.array_equal(read_outlines(write(tmp_path / "a.json", coco(annotations=[annotation])), ITEM).mask, blob())
 
 
+def test_compressed_run_lengths_of_coco_are_read_as_pycocotools_writes_them(tmp_path):
+    encoded = coco_mask.encode(np.asfortranarray(blob(), dtype=np.uint8))
+    segmentation = {"counts": encoded["counts"].decode(), "size": [31, 47]}
+    document = coco(annotations=[{"image_id": 7, "category_id": 1, "segmentation": segmentation}])
+    assert np.array_equal(read_outlines(write(tmp_path / "a.json", document), ITEM).mask, blob())
+
+
+def test_an_outline_that_crosses_itself_holds_what_it_goes_round(tmp_path):
+    ring = [[1, 1], [9, 9], [9, 1], [1, 9], [1, 1]]
+    document = {"type": "Polygon", "coordinates": [ring]}
+    mask = read_outlines(write(tmp_path / "a.geojson", document), ITEM).mask
+    assert mask[4, 1] and mask[4, 8] and not mask[1, 4] and not mask[8, 4]
+
+
 def test_xml_gives_back_outlines_without_holes(tmp_path):
     mask = blob()
     mask[6:9, 25:30] = True
-    (tmp_path / "a.xml").write_bytes(xml(trace(mask)))
+    (tmp_path / "a.xml").write_bytes(xml(mask_outlines(mask)))
     assert np.array_equal(read_outlines(tmp_path / "a.xml", ITEM).mask, mask)
 
 
@@ -119,7 +133,7 @@ def test_xml_gives_back_outlines_without_holes(tmp_path):
         ("a.geojson", "3"),
         ("a.geojson", '{"type": "FeatureCollection"}'),
         ("a.geojson", '{"type": "Feature", "geometry": {"type": "Circle"}}'),
-        ("a.geojson", '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}'),
+        ("a.geojson", '{"type": "Polygon", "coordinates": [[0, 0], [1, 1]]}'),
         ("a.geojson", '{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 2]]]}'),
         ("a.geojson", '{"type": "Polygon", "coordinates": [[[0, 0], [NaN, 1], [2, 2]]]}'),
         ("a.geojson", "[" * 100_000),

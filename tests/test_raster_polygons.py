@@ -12,7 +12,7 @@ from matplotlib.path import Path as MatplotlibPath
 from scipy import ndimage
 from skimage.draw import disk
 
-from monai_kwtl.exchange.raster import make_polygon, mask_polygons, number_objects, paint
+from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint
 
 
 def painted(geometry, shape, x=0, y=0):

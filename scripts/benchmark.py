@@ -124,7 +124,7 @@ def benchmark_select(options: argparse.Namespace) -> dict:
     network = load_weights(FCRN(), options.ckpt).eval()
     BatchNormAdapter(network, items).ready()
     folded = fold_batch_norm(network).to(memory_format=torch.channels_last)
-    scorer = ScoreMapInferer(psi=options.psi, inferer=TiledInferer())
+    scorer = ScoreMapInferer(psi=options.psi, inferer=TiledInferer(amp=None))
     dense = WindowScoreInferer(scorer, window=options.window, step=options.step)
     images = [read_image(item) for item in items]
     grids = [WindowGrid(*image.shape[1:], options.window, options.step) for image in images]

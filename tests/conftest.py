@@ -52,3 +52,14 @@ def kwtl_data() -> Path:
 def rng() -> np.random.Generator:
     """A seeded generator, the same for every test."""
     return np.random.default_rng(20230109)
+
+
+@pytest.fixture
+def one_thread():
+    """As the stages run in tests: with other threads sums are added in another order, which bfloat16 makes visible."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import ScaleIntensityRange
 
 from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.bundle import choose_device, load_weights
@@ -19,7 +20,6 @@ from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.networks import FCRN
 from monai_kwtl.raster import number_objects
 from monai_kwtl.region_masks import MaskFolder
-from monai_kwtl.scoring import normalize
 from monai_kwtl.selection import Region
 
 __all__ = ["predict_regions"]
@@ -80,11 +80,11 @@ def _predictor(source: str | os.PathLike, items: Sequence[Item], rescale: Any) -
     device = choose_device()
     network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), source, device)
     network = BatchNormAdapter(network, items, rescale=rescale, device=device).ready()
-    inferer = TiledInferer()
+    inferer, scale = TiledInferer(amp=None), ScaleIntensityRange(0, 255, -1, 1)  # as inference.json has them
 
     @torch.inference_mode()
     def predict(item: Item) -> np.ndarray:
-        image = torch.from_numpy(read_image(item, rescale)).to(device)[None]
-        return (torch.sigmoid(inferer(normalize(image), network))[0, 0] >= 0.5).cpu().numpy()
+        image = torch.as_tensor(scale(read_image(item, rescale))).to(device)[None]
+        return (torch.sigmoid(inferer(image, network))[0, 0] >= 0.5).cpu().numpy()
 
     return predict

@@ -247,6 +247,7 @@ def test_bad_requests_are_refused(trip, tmp_path, given, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_predictions_of_a_network_are_those_of_the_inference_stage(trip, tmp_path):
     weights = random_weights(tmp_path / "model.pt", seed=4)
     ended = run("inference", dataset_dir=trip.dataset, output_dir=tmp_path / "whole", ckpt=weights)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the shipped weights: meta-training on simulated domains and half of B39 (CC0), beside plain joint training on
-# the same images for the same number of steps; measures both; the better one is copied to the bundle by hand.
+# Makes the shipped weights on simulated domains and half of B39 (CC0): meta-training and, beside it, plain joint
+# training on the same images for the same number of steps; measures both; the better one is copied to the bundle by
+# hand (joint training so far: see bundles/kwtl/docs/data_license.txt).
 #   scripts/pretrain.sh [folder for everything, default output/pretrain] [meta-epochs, default 20]
 # B39 is read from $KWTL_DATA (default ../shared/data).
 set -euo pipefail

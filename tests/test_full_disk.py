@@ -7,21 +7,18 @@ elsewhere.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_disks import FileLimit, file_limit, mounted
 from stage_here import random_weights
 from stage_process import Ended, Stage
 
@@ -53,39 +50,6 @@ def knobs(stage: str, place: Path) -> dict:
         return common
     common |= {"steps": 6, "crop": 32, "batch_size": 2, "checkpoint_every": 3}
     return {**common, "dataset_dir": place / "pool", "held_out": 0} if stage == "train" else common
-
-
-@contextmanager
-def mounted(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of so many bytes; the test skips where it cannot be had."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here: be root to test on a full disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class FileLimit:
-    """Lets a process write no file beyond so many bytes; a disk quota behaves like that."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def install(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-@contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    FileLimit(size).install()
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def assert_one_clear_line(ended: Ended) -> None:

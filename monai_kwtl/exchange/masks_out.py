@@ -19,6 +19,7 @@ from monai_kwtl.file_names import region_file_names
 from monai_kwtl.mask_record import MaskRecord, has_record, read_record, write_record
 from monai_kwtl.readers import SUFFIXES, UnreadableError, has_suffix, read_pixels
 from monai_kwtl.selection import Region
+from monai_kwtl.whole_files import replaced
 
 __all__ = ["write_masks"]
 
@@ -80,15 +81,16 @@ def write_masks(
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output, prefix=".import.", suffix=".unfinished") as unfinished:
+        with tempfile.TemporaryDirectory(dir=output, prefix=".import.", suffix=".unfinished") as folder:
+            unfinished = Path(folder)
             for name, mask in new.items():
-                Image.fromarray(mask.astype(np.uint8) * 255).save(Path(unfinished, name), format="PNG")
+                Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished / name, format="PNG")
             for path in stale:
                 _keep(path, output / REPLACED)
                 if path.name not in new:
                     path.unlink()
             for name in new:
-                os.replace(Path(unfinished, name), output / name)
+                os.replace(unfinished / name, output / name)
     except OSError as error:
         raise KWTLError(f"{output} cannot be written ({error.strerror or error}): choose another --output") from error
     if new or list(records.values()) != list(former.values()):
@@ -117,6 +119,5 @@ def _keep(path: Path, folder: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     copy = folder / f"{path.stem}_{digest}{path.suffix}"
     if not copy.exists():
-        unfinished = folder / f".{copy.name}.unfinished"
-        shutil.copy2(path, unfinished)
-        os.replace(unfinished, copy)
+        with replaced(copy) as unfinished:
+            shutil.copy2(path, unfinished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from monai_kwtl.mask_record import has_record, read_record
 from monai_kwtl.project import read_project, regions_of, relative
 from monai_kwtl.region_masks import MaskFolder, check_images
 from monai_kwtl.selection import Region
+from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
 
-__all__ = ["scoring_weights", "taken_regions"]
+__all__ = ["scoring_weights", "stage_of_round", "starting_weights", "taken_regions"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -96,4 +98,56 @@ def scoring_weights(labels: str | os.PathLike | None, dataset: str | os.PathLike
             logger.info(f"the model of round {entry['round']} scores: {os.path.relpath(path)}")
             return str(path)
         logger.warning(f"the model of round {entry['round']} is not in {path} any more")
+    return own
+
+
+def stage_of_round(
+    stage: str, dataset: str | os.PathLike | None, labels: str | os.PathLike | None, noted: bool = True
+) -> str:
+    """Name the folder of a training, so that each round keeps its model: ``train``, then ``train_2``, ``train_3``, ...
+
+    Args:
+        stage: name of the stage.
+        dataset: folder whose ``project.json`` tells of the rounds; None: of none.
+        labels: folder of the masks; which round they are of is known where ``kwtl import`` wrote them.
+        noted: whether the rounds count.
+    """
+    if not noted or dataset is None or labels is None or not has_record(labels):
+        return stage
+    used = {record.selection_sha256 for record in read_record(labels)}
+    last = max((entry["round"] for entry in read_project(dataset) if entry["selection"]["sha256"] in used), default=1)
+    return stage if last == 1 else f"{stage}_{last}"
+
+
+def starting_weights(
+    items: Sequence[Mapping[str, Any]],
+    dataset: str | os.PathLike | None,
+    output: str | os.PathLike,
+    selection: str | os.PathLike | None,
+    own: str,
+) -> str:
+    """The weights that a training on masks begins with: those that pretext tuning left for these images, where it did.
+
+    They are looked for beside the selection that the masks are of (``pretext/model.pt``), beside the selections of
+    ``project.json``, first to last, and beside the output folder. Weights of another pool are passed over.
+
+    Args:
+        items: the pool.
+        dataset: folder whose ``project.json`` tells of the selections; None: of none.
+        output: folder of the training.
+        selection: path of a ``selection.json``, or its folder, or None.
+        own: weights to take where there are none.
+    """
+    folders = [] if selection is None else [Path(selection) if Path(selection).is_dir() else Path(selection).parent]
+    if dataset is not None:
+        folders += [Path(dataset, entry["selection"]["path"]).parent for entry in read_project(dataset)]
+    pool = pool_hash(items)
+    for path in (folder / "pretext" / WEIGHTS_NAME for folder in [*folders, Path(output).parent]):
+        try:
+            note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if path.is_file() and isinstance(note, dict) and note.get("pool") == pool:
+            logger.info(f"training begins with the weights of pretext tuning, {os.path.relpath(path)}")
+            return str(path)
     return own

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from stage_here import random_weights, run
 
+from monai_kwtl import project
 from monai_kwtl.cli import main
 from monai_kwtl.data import load_pool
 from monai_kwtl.errors import KWTLError
@@ -109,6 +110,13 @@ def test_two_rounds_as_a_user_runs_them(place, capsys):
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 4 and "5 of 6" in said[1] and f"{note['held_out_iou']:.3f} on 1 of 5" in said[1]
     assert said[3] == "next: label the regions of output/images/select_2/selection.json (kwtl export, kwtl import)"
+    label("output/images/select_2/selection.json", "masks")
+    again = run("train", dataset_dir="images", labels="masks", **options)
+    assert again.status == 0, again.err
+    assert [entry["model"]["path"] for entry in read_project("images")] == [
+        "../output/images/train/model.pt",
+        "../output/images/train_2/model.pt",
+    ]
 
 
 def test_no_pixel_of_a_mask_is_read_to_choose(place, rng):
@@ -174,7 +182,8 @@ def selection_entry():
     return {"path": "s.json", "sha256": "0" * 64, "time": "t", "strategy": "x", **counts, "regions": []}
 
 
-def test_two_writers_lose_nothing(tmp_path):
+def test_two_writers_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(project, "PATIENCE", 300.0)  # on a busy machine too
     entry = {"selection": selection_entry(), "masks": None, "model": None}
     threads = [
         threading.Thread(target=lambda: [update_project(tmp_path, lambda rounds: [*rounds, entry]) for _ in range(10)])

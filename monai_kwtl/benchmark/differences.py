@@ -180,16 +180,19 @@ def area_difference_table(groups: Groups, seed: int = 0) -> Table:
                 continue
             others = curves.get((scope, baseline), {})
             for log in (False, True):
-                first, second = {}, {}
+                first, second, ranges = {}, {}, []
                 for pair in runs.keys() & others.keys():
                     one, two = runs[pair], others[pair]
                     limits = (max(min(one[0]), min(two[0])), min(max(one[0]), max(two[0])))
                     areas = _area(one, log, limits), _area(two, log, limits)
                     if not any(map(math.isnan, areas)):
                         first[pair], second[pair] = areas
+                        ranges.append(limits)
                 axis = "log pixels" if log else "pixels"
-                rows.append((*scope, axis, method, baseline, *_points(compare(first, second, seed=seed))))
-    columns = (*_SCOPE, Column("over"), Column("method"), Column("baseline"), *_COMPARISON)
+                ends = np.mean(ranges, axis=0).tolist() if ranges else (None, None)
+                rows.append((*scope, axis, method, baseline, *_points(compare(first, second, seed=seed)), *ends))
+    ends = (Column("from pixels", ".0f"), Column("to pixels", ".0f"))
+    columns = (*_SCOPE, Column("over"), Column("method"), Column("baseline"), *_COMPARISON, *ends)
     return Table("area_differences", columns, tuple(rows))
 
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from monai_kwtl.benchmark.rows import METHODS, WITHOUT_BUDGET, Row, Scope
 from monai_kwtl.benchmark.statistics import spread
-from monai_kwtl.benchmark.tables import Groups, runs_of
+from monai_kwtl.benchmark.tables import Groups, runs_of, without_budget
 from monai_kwtl.whole_files import replaced
 
 __all__ = ["draw_budget_curves", "draw_variant_curves"]
@@ -131,7 +131,7 @@ def draw_budget_curves(
     }
     if not drawn:
         return False
-    scopes = list(dict.fromkeys(scope for scope, _ in drawn))
+    scopes, ceilings = list(dict.fromkeys(scope for scope, _ in drawn)), without_budget(groups)
     handles = {method: _handle(_LOOKS[method]) for method in METHODS if any(m == method for _, m in drawn)}
     with matplotlib.rc_context(_STYLE):
         figure, panels = _grid_of(scopes, "mean IoU, %")
@@ -140,7 +140,7 @@ def draw_budget_curves(
             for place, method in enumerate(methods):
                 nudge = 0.06 * (place - (len(methods) - 1) / 2) if x == "budget" else 0.0
                 _draw(axes, drawn[scope, method], x, _LOOKS[method], nudge)
-            if rows := [row for found in _curve_of(groups, scope, "full").values() for row in found]:
+            if rows := ceilings.get((scope._replace(budget_kind="shots"), "full")):
                 style = {"color": "#999999", "linestyle": (0, (1, 1)), "linewidth": 1.2}
                 axes.axhline(100 * float(np.mean([row.mean_iou for row in rows])), zorder=0, **style)
                 handles["full"] = Line2D([], [], label="full supervision", **style)

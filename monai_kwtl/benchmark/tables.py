@@ -24,6 +24,7 @@ __all__ = [
     "runs_of",
     "short_table",
     "time_table",
+    "without_budget",
 ]
 
 Groups = dict[tuple[Scope, str, float], list[Row]]
@@ -65,6 +66,21 @@ def runs_of(groups: Groups) -> dict[Scope, int]:
     for (scope, _, _), rows in groups.items():
         pairs.setdefault(scope, set()).update(row.pair for row in rows)
     return {scope: len(found) for scope, found in pairs.items()}
+
+
+def without_budget(groups: Groups) -> dict[tuple[Scope, str], list[Row]]:
+    """The runs of the methods that no budget matters to, each once, whichever budgets they are noted at.
+
+    Returns:
+        {(scope in shots, method): a row for each split and seed}.
+    """
+    found: dict[tuple[Scope, str], dict[tuple[int, int], Row]] = {}
+    for (scope, method, _), rows in groups.items():
+        if method in WITHOUT_BUDGET:
+            runs = found.setdefault((scope._replace(budget_kind="shots"), method), {})
+            for row in rows:
+                runs.setdefault(row.pair, row)
+    return {key: list(runs.values()) for key, runs in found.items()}
 
 
 def _figures(rows: Sequence[Row], runs: int, paper: float | None) -> tuple[Any, ...]:
@@ -115,7 +131,7 @@ def budget_table(groups: Groups, kind: str, paper: Mapping[str, Any]) -> Table:
             theirs = {float(budget): value for budget, value in _paper_of(paper, scope, method).items()}
             ours = {budget: found for (s, m, budget), found in groups.items() if (s, m) == (scope, method)}
             for budget in sorted({*ours, *theirs}):
-                label = None if method in WITHOUT_BUDGET else budget
+                label = None if method in WITHOUT_BUDGET and not budget else budget
                 figures = _figures(ours.get(budget, []), runs.get(scope, 0), theirs.get(budget))
                 rows.append((*scope[:4], method, label, *figures))
     heading = "shots" if kind == "shots" else "images' worth"
@@ -131,12 +147,12 @@ def short_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
     scopes = _base_scopes(groups, "shots", paper)
     known = {b for (s, m, b) in groups if s in scopes and m not in WITHOUT_BUDGET}
     known |= {float(b) for methods in paper["table_2"].values() for found in methods.values() for b in found}
-    budgets, runs, rows = sorted(known), runs_of(groups), []
+    budgets, runs, same, rows = sorted(known), runs_of(groups), without_budget(groups), []
     for scope in scopes:
         for method in METHODS:
             found = {b: rows for (s, m, b), rows in groups.items() if (s, m) == (scope, method)}
-            if found and method in WITHOUT_BUDGET:
-                found = dict.fromkeys(budgets, [row for rows in found.values() for row in rows])
+            if (scope, method) in same:
+                found = dict.fromkeys(budgets, same[scope, method])
             if found:
                 rows.append((*scope[:3], method, *(_mean_std(found.get(b, []), runs[scope]) for b in budgets)))
         for method in METHODS:
@@ -188,10 +204,10 @@ def pseudo_label_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
 def pretext_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
     """Table 4: the pretext network alone, before any window is labelled, and full supervision as the ceiling."""
     runs, theirs, rows = runs_of(groups), dict(paper["table_4"]), []
-    for (scope, method, _), found in groups.items():
-        if method in WITHOUT_BUDGET and scope.variant == "base":
-            same = method == "pretext_only" and scope.protocol == "random"
-            rows.append((*scope[:4], method, *_figures(found, runs[scope], theirs.get(scope.target) if same else None)))
+    for (scope, method), found in without_budget(groups).items():
+        if scope.variant == "base":
+            stated = theirs.get(scope.target) if (method, scope.protocol) == ("pretext_only", "random") else None
+            rows.append((*scope[:4], method, *_figures(found, runs.get(scope, len(found)), stated)))
     run = {row[0] for row in rows if row[4] == "pretext_only" and row[1] == "random"}
     for target in theirs:
         if target not in run:

@@ -126,6 +126,16 @@ def test_table_4_has_the_pretext_network_beside_the_papers(groups_of):
     assert [(row["mean IoU %"], row["paper %"]) for row in rows_of(table, target="B39")] == [("", "92.0")]
 
 
+def test_full_supervision_counts_each_run_once_at_whichever_budgets_it_is_noted(groups_of):
+    full = {"method": "full"}
+    cells = runs([0.8, 0.9], **full, budget=1) + runs([0.8, 0.9], **full, budget=3)
+    cells += runs([0.8, 0.9], **full, budget_kind="pixels", budget=3)
+    (row,) = rows_of(pretext_table(groups_of(cells), PAPER), method="full")
+    assert (row["runs"], row["mean IoU %"]) == ("2", "85.0")
+    (row,) = rows_of(short_table(groups_of(cells), PAPER), method="full")
+    assert row["5 shots"] == "85.0 ± 7.1"
+
+
 def test_differences_are_paired_and_in_points(groups_of):
     cells = runs([0.40, 0.45, 0.50, 0.55, 0.60, 0.65]) + runs([0.38, 0.44, 0.47, 0.51, 0.55, 0.59], method="random")
     table = difference_table(groups_of(cells))
@@ -178,6 +188,7 @@ def test_areas_by_hand(groups_of):
     # both cover 400 to 800: there the first goes from 0.4 + 0.2 / 3 to 0.6
     (row,) = rows_of(area_difference_table(groups_of(cells)), method="top_k_soft", baseline="random", over="pixels")
     assert row["difference"] == f"{100 * ((0.4 + 0.2 / 3 + 0.6) / 2 - 0.3):+.2f}"
+    assert (row["from pixels"], row["to pixels"]) == ("400", "800")
 
 
 def test_a_run_without_one_of_the_budgets_has_no_area(groups_of):

@@ -57,7 +57,10 @@ def _draw(axes: Axes, curve: Curve, x: str, look: _Look, nudge: float = 0.0, **s
     for budget in sorted(curve):
         iou = spread([100 * row.mean_iou for row in curve[budget]])
         at = budget if x == "budget" else float(np.mean([row.unique_pixels for row in curve[budget]]))
-        points.append((at + nudge, iou.mean, 0.0 if np.isnan(iou.std) else iou.std))
+        if x == "budget" or at > 0:  # nothing labelled has no place on a logarithmic axis
+            points.append((at + nudge, iou.mean, 0.0 if np.isnan(iou.std) else iou.std))
+    if not points:
+        return
     at, mean, std = zip(*sorted(points), strict=True)
     style = {"linestyle": look.dash, "marker": look.marker, "linewidth": 1.4, "markersize": 5} | style
     _, _, bars = axes.errorbar(at, mean, std, color=look.color, elinewidth=0.8, capsize=0, **style)
@@ -95,13 +98,15 @@ def _in_thousands(value: float, _: int) -> str:
 
 
 def _pixel_axis(axes: Axes) -> None:
+    axes.set_xlabel("unique labelled pixels (log scale)")
+    if not axes.containers:
+        return
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     ticks = [m * 10.0**e for e in range(2, 11) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
     axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 6))])
     axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("unique labelled pixels (log scale)")
 
 
 def _handle(look: _Look, **style: Any) -> Line2D:

@@ -48,6 +48,13 @@ def test_the_papers_curves_are_not_drawn_beside_another_protocol(groups_of, tmp_
     assert SKY not in colours(tmp_path / "a.png")
 
 
+def test_nothing_labelled_has_no_place_among_pixels(groups_of, tmp_path):
+    none = cell(method="coverage", unique_pixels=0)
+    assert draw_budget_curves(groups_of([none]), "shots", "unique_pixels", tmp_path / "a.png")
+    assert draw_budget_curves(groups_of([none, cell()]), "shots", "unique_pixels", tmp_path / "b.png")
+    assert VERMILION in colours(tmp_path / "b.png")
+
+
 def test_a_variant_is_drawn_where_there_is_no_base(groups_of, tmp_path):
     assert draw_variant_curves(groups_of([cell(variant="source_only")]), ["source_only"], tmp_path / "a.png")
     assert VERMILION in colours(tmp_path / "a.png")

@@ -22,6 +22,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import spearmanr
 
 from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.benchmark import page
 from monai_kwtl.bundle import load_weights, one_line_errors, versions
 from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
@@ -257,6 +258,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     train.add_argument("--warm_up", type=int, default=5)
     train.add_argument("--ckpt", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
     train.set_defaults(work=benchmark_train)
+    results = commands.add_parser("page", help="tables and figures out of the results of a grid")
+    page.add_arguments(results)
+    results.set_defaults(work=page.run)
     return parser.parse_args(arguments)
 
 

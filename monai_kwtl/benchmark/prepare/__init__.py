@@ -1,0 +1,1 @@
+"""The paper's data sets, from the publishers' archives to the layout that the package reads."""

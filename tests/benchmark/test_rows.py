@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from made_up import COLUMNS, cell, grid, write_csv
+
+from monai_kwtl.benchmark.missing import missing_cells
+from monai_kwtl.benchmark.rows import read_rows, read_times
+from monai_kwtl.errors import KWTLError
+
+
+def test_rows_come_in_one_order_whatever_the_order_in_the_file(tmp_path, rng):
+    cells = grid(targets=("ssTEM", "TNBC"), splits=2, methods=("random", "top_k_soft"), budgets=(10, 1))
+    cells += [cell(protocol="blocked"), cell(variant="kmeans"), cell(target="mine")]
+    shuffled = [cells[place] for place in rng.permutation(len(cells))]
+    rows = read_rows(write_csv(tmp_path / "a.csv", cells))
+    assert rows == read_rows(write_csv(tmp_path / "b.csv", shuffled))
+    assert list(dict.fromkeys(row.target for row in rows)) == ["TNBC", "ssTEM", "mine"]
+    assert rows[0].method == "top_k_soft" and rows[0].budget == 1 and rows[0].pair == (0, 0)
+
+
+def test_values_have_their_types(tmp_path):
+    (row,) = read_rows(write_csv(tmp_path / "r.csv", [cell(split=3, mean_iou=0.25, budget=2.5)]))
+    assert (row.split, row.mean_iou, row.budget, row.device) == (3, 0.25, 2.5, "cpu")
+
+
+def test_no_budget_is_zero(tmp_path):
+    (row,) = read_rows(write_csv(tmp_path / "r.csv", [cell(method="full", budget="")]))
+    assert row.budget == 0
+
+
+def test_a_header_alone_is_no_rows(tmp_path):
+    assert read_rows(write_csv(tmp_path / "r.csv", [])) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean_iou": "nan"}, "line 3: mean_iou must be a number from 0, not 'nan'"),
+        ({"mean_iou": 41.5}, "line 3: mean_iou must be from 0 to 1, not '41.5'"),
+        ({"split": "one"}, "line 3: split must be a whole number from 0, not 'one'"),
+        ({"method": "topk"}, "line 3: method must be one of top_k_soft"),
+        ({"budget_kind": "images"}, "line 3: budget_kind must be shots or pixels, not 'images'"),
+        ({"target": ""}, "line 3: target must not be empty"),
+        ({"unique_pixels": -1}, "line 3: unique_pixels must be a number from 0, not '-1'"),
+        ({"split": 0}, "target TNBC, protocol random, split 0, seed 0"),
+    ],
+)
+def test_a_bad_row_is_named_in_one_line(tmp_path, changes, said):
+    path = write_csv(tmp_path / "r.csv", [cell(), cell(**{"split": 1} | changes)])
+    with pytest.raises(KWTLError) as caught:
+        read_rows(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a,b\n1,2\n",
+        b"\xff\xfe\x00",
+        (",".join(COLUMNS) + "\n1,2,3\n").encode(),
+        (",".join(COLUMNS) + '\n"' + "x" * 200_000 + '"\n').encode(),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "r.csv"
+    path.write_bytes(content)
+    with pytest.raises(KWTLError) as caught:
+        read_rows(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(KWTLError, match="cannot be read"):
+        read_rows(tmp_path / "none.csv")
+
+
+def test_times_are_gathered_by_target_schedule_and_method(tmp_path):
+    columns = [*COLUMNS[:9], "select_seconds", "train_seconds"]
+    keys = [{name: made[name] for name in COLUMNS[:9]} for made in (cell(), cell(split=1), cell(variant="kmeans"))]
+    times = [{**key, "select_seconds": 2 - n, "train_seconds": 10 + n} for n, key in enumerate(keys)]
+    found = read_times(write_csv(tmp_path / "t.csv", times, columns))
+    assert found == {("TNBC", "cpu", "top_k_soft"): [(1.0, 11.0), (2.0, 10.0)]}
+
+
+def test_a_complete_grid_misses_nothing(tmp_path):
+    rows = read_rows(write_csv(tmp_path / "r.csv", grid(splits=2, variants=("base", "kmeans"))))
+    assert missing_cells(rows) == []
+
+
+def test_each_missing_cell_is_named(tmp_path):
+    cells = grid(targets=("TNBC",), splits=3, methods=("random", "coverage"), budgets=(1, 3), kinds=("shots",))
+    gone = [
+        n
+        for n, made in enumerate(cells)
+        if (made["method"], made["budget"], made["split"]) in {("coverage", 3, 1), ("random", 1, 0), ("full", 0, 2)}
+    ]
+    kept = [made for n, made in enumerate(cells) if n not in gone]
+    missing = missing_cells(read_rows(write_csv(tmp_path / "r.csv", kept)))
+    assert [(method, budget, pair) for _, method, budget, pair in missing] == [
+        ("coverage", 3, (1, 1)),
+        ("random", 1, (0, 0)),
+        ("full", 0, (2, 2)),
+    ]

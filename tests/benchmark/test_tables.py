@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+
+import pytest
+from made_up import cell, grid, write_csv
+
+from monai_kwtl.benchmark.differences import (
+    ablation_table,
+    area_difference_table,
+    area_table,
+    comparison_matrix,
+    difference_table,
+    missing_table,
+    verdict_table,
+)
+from monai_kwtl.benchmark.layout import Column, Table, shown
+from monai_kwtl.benchmark.rows import read_rows
+from monai_kwtl.benchmark.tables import (
+    budget_table,
+    grouped,
+    paper_numbers,
+    pretext_table,
+    pseudo_label_table,
+    short_table,
+    time_table,
+)
+
+PAPER = paper_numbers()
+
+
+@pytest.fixture
+def groups_of(tmp_path):
+    def make(cells):
+        return grouped(read_rows(write_csv(tmp_path / "r.csv", cells)))
+
+    return make
+
+
+def rows_of(table: Table, **wanted) -> list[dict[str, str]]:
+    """The rows of the table's CSV that have these values."""
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def runs(ious: list[float], **common):
+    return [cell(split=n, seed=n, mean_iou=iou, **common) for n, iou in enumerate(ious)]
+
+
+def test_missing_values_and_zeros_are_shown_as_such():
+    assert [shown(v, ".1f") for v in (None, math.nan, -0.04, -1.25, 3.0)] == ["-", "-", "0.0", "-1.2", "3.0"]
+    table = Table("t", (Column("a"), Column("b", ".1f"), Column("c", "d", False)), (("x|y", None, 3), ("z", 1.26, 4)))
+    assert table.csv() == "a,b,c\nx|y,,3\nz,1.3,4\n"
+    assert table.markdown() == ["| a | b |", "| --- | ---: |", "| x\\|y | - |", "| z | 1.3 |"]
+    assert table.markdown(["a"]) == ["| b |", "| ---: |", "| - |", "| 1.3 |"]
+
+
+def test_table_2_by_hand(groups_of):
+    ious = [0.40, 0.45, 0.53]
+    cells = runs(ious) + runs([0.3, 0.35, 0.4], method="random", unique_pixels=200000)
+    cells[1] = cells[1] | {"unique_pixels": 130000, "images": 6, "objects": 70}
+    (row,) = rows_of(budget_table(groups_of(cells), "shots", PAPER), target="TNBC", method="top_k_soft", shots="1")
+    assert row["runs"] == "3"
+    assert (
+        row["mean IoU %"] == f"{100 * statistics.mean(ious):.1f}"
+        and row["std"] == f"{100 * statistics.stdev(ious):.1f}"
+    )
+    assert (row["paper %"], row["windows"], row["unique pixels"]) == ("47.1", "100", "110000")
+    assert (row["images"], row["objects"], row["schedule"]) == ("4.0", "50.0", "cpu")
+
+
+def test_what_the_paper_has_and_we_have_not_is_missing_not_made_up(groups_of):
+    table = budget_table(groups_of(runs([0.4, 0.5])), "shots", PAPER)
+    (ours,) = rows_of(table, target="TNBC", method="top_k_soft", shots="5")
+    assert (ours["runs"], ours["mean IoU %"], ours["paper %"], ours["windows"]) == ("0 of 2", "", "47.7", "")
+    (em,) = rows_of(table, target="EM", method="random", shots="10")
+    assert (em["runs"], em["mean IoU %"], em["paper %"]) == ("0", "", "72.2")
+    assert not rows_of(table, target="B39") and not rows_of(table, method="entropy")
+
+
+def test_the_papers_numbers_stand_beside_its_own_protocol_only(groups_of):
+    cells = runs([0.4, 0.5], protocol="blocked") + runs([0.4], variant="kmeans")
+    table = budget_table(groups_of(cells), "shots", PAPER)
+    assert {row["paper %"] for row in rows_of(table, protocol="blocked")} == {""}
+    assert not rows_of(table, variant="kmeans")
+
+
+def test_missing_runs_are_counted(groups_of):
+    cells = runs([0.4, 0.5, 0.6]) + runs([0.4, 0.5], method="random")
+    (row,) = rows_of(budget_table(groups_of(cells), "shots", PAPER), target="TNBC", method="random", shots="1")
+    assert (row["runs"], row["mean IoU %"]) == ("2 of 3", "45.0")
+
+
+def test_the_table_at_equal_pixels_holds_its_own_rows_only(groups_of):
+    cells = runs([0.4]) + runs([0.7], budget_kind="pixels", budget=2)
+    (row,) = rows_of(budget_table(groups_of(cells), "pixels", PAPER))
+    assert (row["images' worth"], row["mean IoU %"], row["std"], row["paper %"]) == ("2", "70.0", "", "")
+
+
+def test_the_short_table_has_the_paper_below_ours(groups_of):
+    cells = runs([0.4, 0.5]) + runs([0.42], budget=3) + runs([0.8, 0.8], method="full", budget=0)
+    rows = rows_of(short_table(groups_of(cells), PAPER), target="TNBC")
+    assert [row["method"] for row in rows] == ["top_k_soft", "full", "top_k_soft, as published", "random, as published"]
+    assert rows[0]["1 shot"] == "45.0 ± 7.1" and rows[0]["3 shots"] == "42.0 (1 of 2 runs)" and rows[0]["5 shots"] == ""
+    assert rows[1]["10 shots"] == "80.0 ± 0.0" and rows[3]["7 shots"] == "45.7"
+
+
+def test_table_3_averages_targets_only_where_all_were_run(groups_of):
+    some = runs([0.5], target="ssTEM") + runs([0.46], target="ssTEM", variant="kmeans")
+    mean = {"target": "mean of EM and ssTEM", "shots": "1"}
+    table = pseudo_label_table(groups_of(some), PAPER)
+    assert [row["mean IoU %"] for row in rows_of(table, **mean)] == ["", ""]
+    assert [row["paper %"] for row in rows_of(table, **mean)] == ["56.7", "54.4"]
+    both = some + runs([0.6], target="EM") + runs([0.5], target="EM", variant="kmeans")
+    rows = rows_of(pseudo_label_table(groups_of(both), PAPER), **mean)
+    assert [row["mean IoU %"] for row in rows] == ["55.0", "48.0"]
+
+
+def test_table_4_has_the_pretext_network_beside_the_papers(groups_of):
+    table = pretext_table(groups_of(runs([0.1, 0.2], method="pretext_only", budget=0)), PAPER)
+    (row,) = rows_of(table, target="TNBC")
+    assert (row["mean IoU %"], row["paper %"]) == ("15.0", "31.0")
+    assert [(row["mean IoU %"], row["paper %"]) for row in rows_of(table, target="B39")] == [("", "92.0")]
+
+
+def test_full_supervision_counts_each_run_once_at_whichever_budgets_it_is_noted(groups_of):
+    full = {"method": "full"}
+    cells = runs([0.8, 0.9], **full, budget=1) + runs([0.8, 0.9], **full, budget=3)
+    cells += runs([0.8, 0.9], **full, budget_kind="pixels", budget=3)
+    (row,) = rows_of(pretext_table(groups_of(cells), PAPER), method="full")
+    assert (row["runs"], row["mean IoU %"]) == ("2", "85.0")
+    (row,) = rows_of(short_table(groups_of(cells), PAPER), method="full")
+    assert row["5 shots"] == "85.0 ± 7.1"
+
+
+def test_differences_are_paired_and_in_points(groups_of):
+    cells = runs([0.40, 0.45, 0.50, 0.55, 0.60, 0.65]) + runs([0.38, 0.44, 0.47, 0.51, 0.55, 0.59], method="random")
+    table = difference_table(groups_of(cells))
+    (row,) = rows_of(table, method="top_k_soft", baseline="random")
+    assert (row["pairs"], row["wins"], row["difference"]) == ("6", "6", "+3.50")
+    assert row["p"] == f"{2 / 64:.4f}" and 1 < float(row["low"]) < 3.5 < float(row["high"]) < 6
+    (other,) = rows_of(table, method="random", baseline="foreground_random")
+    assert (other["pairs"], other["difference"], other["p"]) == ("0", "", "")
+    assert not rows_of(table, method="random", baseline="random")
+    lines = comparison_matrix(table, ("method", "budget"))
+    assert lines[0] == ("| method | budget | against random | against random_stratified | against foreground_random |")
+    assert lines[2].startswith("| top_k_soft | 1 | **+3.5 [+") and lines[2].endswith("p 0.031, 6/6 | - | - |")
+    assert lines[3] == "| random | 1 |  | - | - |"
+
+
+def test_verdicts_count_intervals(groups_of):
+    ahead, even = [0.40, 0.45, 0.50], [0.38, 0.47, 0.50]
+    cells = runs(ahead) + runs([0.3, 0.35, 0.41], method="random")
+    cells += runs(ahead, budget=3) + runs(even, method="random", budget=3)
+    table = verdict_table(difference_table(groups_of(cells)))
+    heading = "ahead / behind / open against random"
+    assert [row[heading] for row in rows_of(table, method="top_k_soft")] == ["1 / 0 / 1"]
+    assert [row[heading] for row in rows_of(table, method="random")] == [""]
+
+
+def test_ablations_are_against_the_base_of_the_same_method(groups_of):
+    cells = runs([0.5, 0.6]) + runs([0.45, 0.5], variant="kmeans") + runs([0.4], variant="exact", method="coverage")
+    table = ablation_table(groups_of(cells))
+    (row,) = rows_of(table, variant="kmeans")
+    assert (row["base IoU %"], row["variant IoU %"], row["difference"]) == ("55.0", "47.5", "-7.50")
+    assert (row["windows"], row["unique pixels"], row["images"], row["objects"]) == ("100", "100000", "3.0", "40.0")
+    (row,) = rows_of(table, variant="exact")
+    assert (row["base IoU %"], row["variant IoU %"], row["difference"], row["pairs"]) == ("", "40.0", "", "0")
+
+
+def curve(method: str, points: dict[float, tuple[int, float]], split: int = 0):
+    return [
+        cell(method=method, split=split, budget=budget, unique_pixels=pixels, mean_iou=iou)
+        for budget, (pixels, iou) in points.items()
+    ]
+
+
+def test_areas_by_hand(groups_of):
+    cells = curve("top_k_soft", {1: (100, 0.2), 3: (200, 0.4), 5: (800, 0.6)})
+    cells += curve("random", {1: (400, 0.3), 3: (600, 0.3), 5: (1600, 0.3)})
+    (row,) = rows_of(area_table(groups_of(cells)), method="top_k_soft")
+    # (0.3 * 100 + 0.5 * 600) / 700, and over log2 (0.3 * 1 + 0.5 * 2) / 3
+    assert (row["area %"], row["area % (log pixels)"]) == ("47.14", "43.33")
+    assert (row["runs"], row["from pixels"], row["to pixels"]) == ("1", "100", "800")
+    # both cover 400 to 800: there the first goes from 0.4 + 0.2 / 3 to 0.6
+    (row,) = rows_of(area_difference_table(groups_of(cells)), method="top_k_soft", baseline="random", over="pixels")
+    assert row["difference"] == f"{100 * ((0.4 + 0.2 / 3 + 0.6) / 2 - 0.3):+.2f}"
+    assert (row["from pixels"], row["to pixels"]) == ("400", "800")
+
+
+def test_a_run_without_one_of_the_budgets_has_no_area(groups_of):
+    full = {1: (100, 0.2), 3: (200, 0.4)}
+    cells = curve("random", full) + curve("random", full, split=1) + curve("entropy", full)
+    cells += curve("entropy", {1: (100, 0.9)}, split=1)
+    (row,) = rows_of(area_table(groups_of(cells)), method="entropy")
+    assert (row["runs"], row["area %"]) == ("1", "30.00")
+
+
+def test_curves_without_pixels_in_common_are_not_compared(groups_of):
+    cells = curve("top_k_soft", {1: (100, 0.2), 3: (200, 0.4)}) + curve("random", {1: (300, 0.3), 3: (600, 0.3)})
+    (row,) = rows_of(area_difference_table(groups_of(cells)), method="top_k_soft", baseline="random", over="pixels")
+    assert (row["pairs"], row["difference"]) == ("0", "")
+
+
+def test_nothing_labelled_has_no_place_on_a_logarithmic_axis(groups_of):
+    cells = curve("top_k_soft", {1: (0, 0.2), 3: (200, 0.4)})
+    (row,) = rows_of(area_table(groups_of(cells)), method="top_k_soft")
+    assert (row["area %"], row["area % (log pixels)"]) == ("30.00", "")
+
+
+def test_missing_cells_are_listed(groups_of, tmp_path):
+    cells = grid(targets=("TNBC",), splits=2, methods=("random",), budgets=(1, 3), kinds=("shots",))
+    del cells[0]
+    rows = read_rows(write_csv(tmp_path / "r.csv", cells))
+    (row,) = rows_of(missing_table(rows))
+    assert (row["method"], row["budget"], row["split"], row["seed"]) == ("random", "1", "0", "0")
+
+
+def test_times_are_averaged():
+    table = time_table({("TNBC", "cpu", "random"): [(1.0, 10.0), (2.0, 20.0)], ("B5", "cpu", "full"): [(0.0, 5.0)]})
+    assert table.csv() == (
+        "target,schedule,method,select s,train s,cells\nTNBC,cpu,random,1.5,15.0,2\nB5,cpu,full,0.0,5.0,1\n"
+    )

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_kwtl.data import read_image
+from monai_kwtl.data import DECODE_LIMIT, read_image
 from monai_kwtl.distributed import gathered, share
 from monai_kwtl.networks import pad_to_multiple
 from monai_kwtl.normalization import (
@@ -24,6 +24,7 @@ from monai_kwtl.normalization import (
 )
 from monai_kwtl.prefetch import prefetched
 from monai_kwtl.scoring import normalize
+from monai_kwtl.slides import Slide
 
 __all__ = ["BatchNormAdapter", "pool_batches", "pool_sample"]
 
@@ -58,12 +59,23 @@ def pool_batches(
     Yields:
         Batches of one image, shape (1, 1, H, W), in [-1, 1].
     """
-    for image in prefetched(read_image(item, rescale) for item in pool_sample(items, limit)):
-        top, left = (max(0, (size - largest) // 2) for size in image.shape[1:])
-        image = image[:, top : top + largest, left : left + largest]
+    for image in prefetched(_centre(item, largest, rescale) for item in pool_sample(items, limit)):
         missing = [(0, max(0, _SMALLEST - size)) for size in image.shape[1:]]
         image = np.pad(image, [(0, 0), *missing], mode="symmetric")  # a copy, which torch may write to
         yield normalize(torch.from_numpy(image)[None].to(device))
+
+
+def _centre(item: Mapping[str, Any], largest: int, rescale: Sequence[float] | None) -> np.ndarray:
+    """The middle of an image, its sides cut to ``largest`` pixels, uint8 (1, H, W)."""
+
+    def middle(size: int) -> slice:
+        start = max(0, (size - largest) // 2)
+        return slice(start, min(start + largest, size))
+
+    if item.get("height", 0) * item.get("width", 0) > DECODE_LIMIT:
+        return Slide(item, rescale).pixels(middle(item["height"]), middle(item["width"]))
+    image = read_image(item, rescale)
+    return image[:, middle(image.shape[1]), middle(image.shape[2])]
 
 
 class BatchNormAdapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,31 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_kwtl.data import read_image
+from monai_kwtl.data import DECODE_LIMIT, read_image
+from monai_kwtl.distributed import gathered, share
 from monai_kwtl.networks import pad_to_multiple
 from monai_kwtl.normalization import (
     batch_norm_layers,
-    estimate_batch_norm_statistics,
+    batch_norm_statistics,
+    channels_last,
     fold_batch_norm,
+    set_batch_norm_statistics,
     use_batch_statistics,
 )
+from monai_kwtl.prefetch import prefetched
 from monai_kwtl.scoring import normalize
+from monai_kwtl.slides import Slide
 
-__all__ = ["BatchNormAdapter", "pool_batches"]
+__all__ = ["BatchNormAdapter", "pool_batches", "pool_sample"]
 
 logger = logging.getLogger("monai_kwtl")
 
 _SMALLEST = 32  # pixels; at a stride of 16 the deepest layer still has several values, without which it has no variance
+
+
+def pool_sample(items: Sequence[Mapping[str, Any]], limit: int = 32) -> list[Mapping[str, Any]]:
+    """At most ``limit`` images spread evenly over a pool, from the first to the last."""
+    return [items[i] for i in sorted({int(i) for i in np.linspace(0, len(items) - 1, min(limit, len(items))).round()})]
 
 
 def pool_batches(
@@ -37,9 +47,11 @@ def pool_batches(
 ) -> Iterator[torch.Tensor]:
     """Read network input of images spread evenly over a pool, for re-estimating batch-norm statistics.
 
+    The next image is read while the caller works on one.
+
     Args:
         items: the pool.
-        limit: at most so many images.
+        limit: at most so many images, as :func:`pool_sample` chooses them.
         largest: an image's longer sides are cut to so many pixels around its centre; sides below 32 are mirrored.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the batches shall live.
@@ -47,13 +59,23 @@ def pool_batches(
     Yields:
         Batches of one image, shape (1, 1, H, W), in [-1, 1].
     """
-    for index in sorted({int(i) for i in np.linspace(0, len(items) - 1, min(limit, len(items))).round()}):
-        image = read_image(items[index], rescale)
-        top, left = (max(0, (size - largest) // 2) for size in image.shape[1:])
-        image = image[:, top : top + largest, left : left + largest]
+    for image in prefetched(_centre(item, largest, rescale) for item in pool_sample(items, limit)):
         missing = [(0, max(0, _SMALLEST - size)) for size in image.shape[1:]]
         image = np.pad(image, [(0, 0), *missing], mode="symmetric")  # a copy, which torch may write to
         yield normalize(torch.from_numpy(image)[None].to(device))
+
+
+def _centre(item: Mapping[str, Any], largest: int, rescale: Sequence[float] | None) -> np.ndarray:
+    """The middle of an image, its sides cut to ``largest`` pixels, uint8 (1, H, W)."""
+
+    def middle(size: int) -> slice:
+        start = max(0, (size - largest) // 2)
+        return slice(start, min(start + largest, size))
+
+    if item.get("height", 0) * item.get("width", 0) > DECODE_LIMIT:
+        return Slide(item, rescale).pixels(middle(item["height"]), middle(item["width"]))
+    image = read_image(item, rescale)
+    return image[:, middle(image.shape[1]), middle(image.shape[2])]
 
 
 class BatchNormAdapter:
@@ -66,6 +88,8 @@ class BatchNormAdapter:
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the network lives.
         limit: how many images, spread evenly over the pool, the statistics are averaged over.
+        amp: whether the statistics are measured under bfloat16 autocast, best as the network will be run; None: where
+            the device multiplies bfloat16 natively.
     """
 
     def __init__(
@@ -76,24 +100,37 @@ class BatchNormAdapter:
         rescale: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
         limit: int = 32,
+        amp: bool | None = False,
     ) -> None:
         self.network, self.items, self.adapt = network, items, adapt
-        self.rescale, self.device, self.limit = rescale, device, limit
+        self.rescale, self.device, self.limit, self.amp = rescale, device, limit, amp
         self._ready: nn.Module | None = None
+
+    def fit(self) -> None:
+        """Fit the statistics in several processes, each on a part of the images; all of them must call it.
+
+        The result is that of one process, to the bit. Where this is not called, :meth:`ready` works alone.
+        """
+        if self._ready is None:
+            self._ready = self._adapted(share, gathered)
 
     def ready(self) -> nn.Module:
         """Return the adapted network, folded for inference; the work is done once."""
         if self._ready is None:
-            if self.adapt == "transductive":
-                self._ready = use_batch_statistics(self.network)
-                return self._ready
-            if self.adapt and batch_norm_layers(self.network):
-                logger.info("fitting the network's normalisation to the images")
-                stride = int(getattr(self.network, "stride", 16))
-                batches = pool_batches(self.items, self.limit, rescale=self.rescale, device=self.device)
-                estimate_batch_norm_statistics(self.network, (pad_to_multiple(batch, stride) for batch in batches))
-            self._ready = fold_batch_norm(self.network).to(memory_format=torch.channels_last)
+            self._ready = self._adapted(list, list)
         return self._ready
+
+    def _adapted(self, shared_out: Callable[[Sequence], list], collected: Callable[[list], list]) -> nn.Module:
+        if self.adapt == "transductive":
+            return use_batch_statistics(self.network)
+        if self.adapt and batch_norm_layers(self.network):
+            logger.info("fitting the network's normalisation to the images")
+            stride = int(getattr(self.network, "stride", 16))
+            mine = shared_out(pool_sample(self.items, self.limit))
+            batches = pool_batches(mine, self.limit, rescale=self.rescale, device=self.device)
+            rows = batch_norm_statistics(self.network, (pad_to_multiple(batch, stride) for batch in batches), self.amp)
+            set_batch_norm_statistics(self.network, collected(rows))
+        return channels_last(fold_batch_norm(self.network))
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that holds its network as ``engine.network``."""

@@ -16,7 +16,7 @@ from monai_kwtl.report.pictures import colourise, for_display
 from monai_kwtl.scoring import CONSISTENCY_MEASURES, normalize, view_disagreements
 from monai_kwtl.selection import Cost, Region
 from monai_kwtl.summary import image_title
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.window_inferer import LARGEST_MAP, WindowScoreInferer
 
 __all__ = ["ViewMaps", "draw_selection", "panel"]
 
@@ -122,13 +122,13 @@ class ViewMaps:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, where: Place) -> dict[str, np.ndarray]:
-        """Return {name of the view: its binary cross-entropy with the image's prediction, (h, w)}.
+        """Return {name of the view: its binary cross-entropy with the image's prediction, (h, w)}; none of a slide.
 
         Args:
             image: uint8 (1, H, W).
             where: rows and columns of the region.
         """
-        if self.scorer.measure not in CONSISTENCY_MEASURES:
+        if self.scorer.measure not in CONSISTENCY_MEASURES or image.size > LARGEST_MAP:
             return {}
         network, device = self.adapter.ready(), self.adapter.device
         batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)

@@ -20,6 +20,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.folders import find_images
 from monai_kwtl.grey import check_rescale, to_grey, to_uint8
 from monai_kwtl.readers import checked, open_image, read_pixels
+from monai_kwtl.slides import Slide
 from monai_kwtl.splits import name_and_page, split_pool_test
 
 __all__ = [
@@ -163,6 +164,8 @@ def read_image(item: Mapping[str, Any], rescale: Sequence[float] | None = None) 
         KWTLError: when the file cannot be read (any more), or ``rescale`` is no range.
     """
     limits = check_rescale(rescale)
+    if item.get("height", 0) * item.get("width", 0) > DECODE_LIMIT:
+        return Slide(item, limits).array()
     try:
         grey = to_uint8(to_grey(read_pixels(item["image"], item.get("page"))), limits)
     except UnreadableError as error:
@@ -234,6 +237,7 @@ class LoadMicroscopyd(MapTransform):
         keys: ``image``, ``label``, or both.
         rescale: as in :func:`read_image`.
         allow_missing_keys: whether items without a ``label`` pass as they are.
+        slides: whether images of more than ``DECODE_LIMIT`` pixels are left in their file, to be read in parts.
 
     Raises:
         KWTLError: for other keys, or when ``rescale`` is no range.
@@ -244,9 +248,10 @@ class LoadMicroscopyd(MapTransform):
         keys: KeysCollection = ("image",),
         rescale: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
+        slides: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.rescale = check_rescale(rescale)
+        self.rescale, self.slides = check_rescale(rescale), slides
         if unknown := set(self.keys) - {"image", "label"}:
             raise KWTLError(f"LoadMicroscopyd reads image and label, got the keys {sorted(map(str, unknown))}.")
 
@@ -258,13 +263,17 @@ class LoadMicroscopyd(MapTransform):
 
         Returns:
             A copy, its keys as MetaTensors: ``image`` as :func:`read_image`, ``label`` as :func:`read_label` gives it,
-            uint8 (1, H, W), with ``filename_or_obj``, ``name`` and, for pages, ``page`` in their meta.
+            uint8 (1, H, W), with ``filename_or_obj``, ``name`` and, for pages, ``page`` in their meta; or, for
+            ``image``, a :class:`~monai_kwtl.slides.Slide`.
 
         Raises:
             KWTLError: when a file cannot be read, or a mask is of another size than its image.
         """
         result = dict(data)
         for key in self.key_iterator(result):
+            if key == "image" and self.slides and data["height"] * data["width"] > DECODE_LIMIT:
+                result[key] = Slide(data, self.rescale)
+                continue
             pixels = read_image(data, self.rescale) if key == "image" else read_label(data)
             meta = {"filename_or_obj": str(data[key])}
             meta |= {field: data[field] for field in ("name", "page") if data.get(field) is not None}

@@ -19,10 +19,12 @@ from monai_kwtl.errors import KWTLError
 __all__ = [
     "FailedElsewhereError",
     "Ranks",
+    "agreed",
     "alone",
     "barrier",
     "connect",
     "first_to_fail",
+    "gathered",
     "is_main_process",
     "joined",
     "local_rank",
@@ -189,10 +191,25 @@ def on_main_process(work: Callable[[], Result]) -> Result:
     return told[0]
 
 
+def agreed(items: Sequence[Any]) -> list[Any]:
+    """The list that the first process has."""
+    return on_main_process(lambda: list(items))
+
+
 def share(items: Sequence[Any]) -> list[Any]:
     """The part of a list that this process shall work on: every n-th element of the list that the first process has."""
     rank, count = ranks()
-    return on_main_process(lambda: list(items))[rank::count]
+    return agreed(items)[rank::count]
+
+
+def gathered(mine: Sequence[Any]) -> list[Any]:
+    """What all processes have made of their part of a list, in the order of the list that :func:`share` shared out."""
+    rank, count = ranks()
+    if count == 1:
+        return list(mine)
+    parts: list[Any] = [None] * count
+    dist.all_gather_object(parts, list(mine))
+    return [parts[index % count][index // count] for index in range(sum(map(len, parts)))]
 
 
 def barrier() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
 
-__all__ = ["AutocastInferer", "TiledInferer", "native_bfloat16"]
+__all__ = ["AutocastInferer", "Tile", "TiledInferer", "native_bfloat16", "stride_of", "tile_within"]
 
 
 def native_bfloat16(device: torch.device | str) -> bool:
@@ -23,6 +24,19 @@ def native_bfloat16(device: torch.device | str) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def stride_of(network: nn.Module, stride: int | None = None) -> int:
+    """What image sides must be a multiple of: ``stride`` if given, else what the network says, else 16."""
+    return stride or int(getattr(network, "stride", 16))
+
+
+class Tile(NamedTuple):
+    """A part of an image, each a pair of row and column slices: of the image kept and seen, of what is seen kept."""
+
+    kept: tuple[slice, slice]
+    seen: tuple[slice, slice]
+    within: tuple[slice, slice]
 
 
 class TiledInferer(Inferer):
@@ -63,16 +77,54 @@ class TiledInferer(Inferer):
         Returns:
             Logits, shape (N, out, H, W).
         """
-        stride = self.stride or int(getattr(network, "stride", 16))
+        stride = stride_of(network, self.stride)
         padded = pad_to_multiple(inputs, stride)
-        tile = max(self.tile // stride, 1) * stride
-        amp = native_bfloat16(inputs.device) if self.amp is None else self.amp
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=amp):
-            if max(padded.shape[2:]) <= tile:
-                logits = network(padded, *args, **kwargs)
-            else:
-                logits = self._tiled(padded, network, tile, -(-self.halo // stride) * stride, *args, **kwargs)
-        return crop_to_size(logits, inputs, stride).to(inputs.dtype)
+        result: torch.Tensor | None = None
+        for tile in self.tiles(*padded.shape[2:], stride):
+            logits = self.forward(padded[(..., *tile.seen)], network, *args, **kwargs)[(..., *tile.within)]
+            if logits.shape[2:] == padded.shape[2:]:
+                result = logits
+                break
+            if result is None:
+                result = logits.new_empty((*logits.shape[:2], *padded.shape[2:]))
+            result[(..., *tile.kept)] = logits
+        if result is None:  # cannot be: an image has at least one tile
+            raise KWTLError("the image is empty.")
+        return crop_to_size(result, inputs, stride).to(inputs.dtype)
+
+    def forward(self, padded: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the network once, in the arithmetic of this inferer; the logits may be bfloat16."""
+        amp = native_bfloat16(padded.device) if self.amp is None else self.amp
+        with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=amp):
+            return network(padded, *args, **kwargs)
+
+    def tiles(self, height: int, width: int, stride: int) -> Iterator[Tile]:
+        """Cut a padded image into as few tiles as possible, all of one size but for the last of a row and a column.
+
+        Of even size, because a narrow rest would be mostly margin, and for narrow images oneDNN adds up in another
+        order.
+
+        Args:
+            height: rows, a multiple of the stride.
+            width: columns, likewise.
+            stride: of the network.
+
+        Yields:
+            The tiles, row by row.
+        """
+        largest = max(self.tile // stride, 1) * stride
+        halo = -(-self.halo // stride) * stride
+        sizes = [-(-length // -(-length // largest) // stride) * stride for length in (height, width)]
+        for top in range(0, height, sizes[0]):
+            for left in range(0, width, sizes[1]):
+                kept, seen, within = [], [], []
+                for start, size, length in ((top, sizes[0], height), (left, sizes[1], width)):
+                    stop = min(start + size, length)
+                    first = max(start - halo, 0)
+                    kept.append(slice(start, stop))
+                    seen.append(slice(first, min(stop + halo, length)))
+                    within.append(slice(start - first, stop - first))
+                yield Tile(tuple(kept), tuple(seen), tuple(within))
 
     def region(self, inputs: torch.Tensor, network: nn.Module, rows: slice, columns: slice) -> torch.Tensor:
         """Return the logits of a part of ``inputs``: those of the whole, for the price of the part and a margin.
@@ -86,7 +138,7 @@ class TiledInferer(Inferer):
         Returns:
             Logits, shape (N, out, rows, columns).
         """
-        stride = self.stride or int(getattr(network, "stride", 16))
+        stride = stride_of(network, self.stride)
         padded = pad_to_multiple(inputs, stride)
         inner, outer = [], []
         for part, size in zip((rows, columns), inputs.shape[2:], strict=True):
@@ -97,24 +149,27 @@ class TiledInferer(Inferer):
             inner.append(slice(start - first, stop - first))
         return self(padded[:, :, outer[0], outer[1]], network)[:, :, inner[0], inner[1]]
 
-    @staticmethod
-    def _tiled(
-        padded: torch.Tensor, network: nn.Module, tile: int, halo: int, *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        height, width = padded.shape[2:]
-        result: torch.Tensor | None = None
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                bottom, right = min(top + tile, height), min(left + tile, width)
-                y, x = max(top - halo, 0), max(left - halo, 0)
-                part = padded[:, :, y : min(bottom + halo, height), x : min(right + halo, width)]
-                logits = network(part, *args, **kwargs)
-                if result is None:
-                    result = logits.new_empty((logits.shape[0], logits.shape[1], height, width))
-                result[:, :, top:bottom, left:right] = logits[:, :, top - y : bottom - y, left - x : right - x]
-        if result is None:  # cannot be: an image has at least one tile
-            raise KWTLError("the image is empty.")
-        return result
+
+_PROCESS, _PIXEL = 0.75 * 2**30, 320  # bytes: of the process with the maps of an image; of a pixel of a tile, float32
+
+
+def tile_within(max_memory: float | None = None, halo: int = 32) -> int:
+    """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
+
+    Args:
+        max_memory: GiB that the whole process may take, from 0.8 on; None: the tile is 1536 pixels, about 1.6 GiB.
+        halo: margin around the tile, in pixels.
+
+    Returns:
+        Pixels, a multiple of 16.
+
+    Raises:
+        KWTLError: when it is no such number.
+    """
+    if max_memory is None:
+        return 1536
+    pixels = (check_number("max_memory", max_memory, 0.8) * 2**30 - _PROCESS) / _PIXEL
+    return int(min(pixels**0.5 - 2 * halo, 1 << 14)) // 16 * 16
 
 
 class AutocastInferer(Inferer):

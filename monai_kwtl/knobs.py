@@ -72,6 +72,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
         lambda name, value: true_or_false(value, name),
     ),
     "amp": _amp,
+    "max_memory": lambda name, value: value is None or check_number(name, value, low=0.8),
     "adapt_norm": lambda name, value: value == "transductive" or true_or_false(value, name),
     **dict.fromkeys(("dataset_dir", "labels", "output_dir", "ckpt", "norm_dir", "test_dir", "selection"), _path),
 }

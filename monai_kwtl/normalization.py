@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["batch_norm_layers", "estimate_batch_norm_statistics", "fold_batch_norm", "use_batch_statistics"]
+from monai_kwtl.inferers import AutocastInferer
+
+__all__ = [
+    "batch_norm_layers",
+    "batch_norm_statistics",
+    "channels_last",
+    "estimate_batch_norm_statistics",
+    "fold_batch_norm",
+    "set_batch_norm_statistics",
+    "use_batch_statistics",
+]
 
 
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
@@ -18,8 +29,63 @@ def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay out the weights of convolutions with their channels last, in place, which convolutions on CPUs favour."""
+    volume = any(parameter.dim() == 5 for parameter in network.parameters())
+    return network.to(memory_format=torch.channels_last_3d if volume else torch.channels_last)
+
+
 @torch.no_grad()
-def estimate_batch_norm_statistics(network: nn.Module, images: Iterable[torch.Tensor]) -> int:
+def batch_norm_statistics(
+    network: nn.Module, images: Iterable[torch.Tensor], amp: bool | None = False
+) -> list[np.ndarray]:
+    """Measure the statistics of every batch-norm layer's input, batch by batch, each normalised by its own.
+
+    Of the batches none knows of another, so they may be shared out to several processes.
+
+    Args:
+        network: any network; it is not changed, a copy with its channels last is run.
+        images: batches of network input, shape (N, C, *spatial), on the device of the network.
+        amp: whether to run under bfloat16 autocast; None: where the device multiplies bfloat16 natively. Means differ
+            by up to 0.5 % of a standard deviation then, variances by 1 %, as they do in a forward pass in bfloat16.
+
+    Returns:
+        A row for each batch, float64: mean and (unbiased) variance of each channel, layer after layer.
+    """
+    copied = channels_last(copy.deepcopy(network).eval())
+    layers = batch_norm_layers(copied)
+    rows: list[np.ndarray] = []
+    for layer in layers:
+        layer.train()
+        layer.momentum = 1.0  # what is kept is of the last batch alone
+    for batch in images if layers else ():
+        for layer in layers:
+            layer.reset_running_stats()
+        AutocastInferer(amp)(batch, copied)
+        rows.append(torch.cat([v for m in layers for v in (m.running_mean, m.running_var)]).double().cpu().numpy())
+    return rows
+
+
+@torch.no_grad()
+def set_batch_norm_statistics(network: nn.Module, rows: Sequence[np.ndarray]) -> None:
+    """Make the running statistics of every batch-norm layer the plain average of those of several batches.
+
+    Args:
+        network: changed in place, but for weights, training flags and momenta; without rows it stays as it is.
+        rows: of every batch, as :func:`batch_norm_statistics` gives them, in an order of their own: the average is
+            the same to the bit in whatever process a row was measured.
+    """
+    if not rows:
+        return
+    mean = torch.from_numpy(np.mean(np.stack(rows), axis=0))
+    buffers = [buffer for m in batch_norm_layers(network) for buffer in (m.running_mean, m.running_var)]
+    for buffer, values in zip(buffers, mean.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(values)
+    for layer in batch_norm_layers(network):
+        layer.num_batches_tracked.fill_(len(rows))
+
+
+def estimate_batch_norm_statistics(network: nn.Module, images: Iterable[torch.Tensor], amp: bool | None = False) -> int:
     """Replace the running statistics of every batch-norm layer by their plain average over ``images``.
 
     Each layer's running mean and variance become the unweighted mean, over the batches given, of the batch's own
@@ -32,37 +98,14 @@ def estimate_batch_norm_statistics(network: nn.Module, images: Iterable[torch.Te
     Args:
         network: any network; it is changed in place.
         images: batches of network input, shape (N, C, *spatial), on the device of the network.
+        amp: bfloat16 autocast, as in :func:`batch_norm_statistics`.
 
     Returns:
         The number of batches seen.
     """
-    layers = batch_norm_layers(network)
-    if not layers:
-        return 0
-    training = {module: module.training for module in network.modules()}
-    saved = [(m.momentum, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked.clone()) for m in layers]
-    batches = 0
-    complete = False
-    try:
-        network.eval()
-        for layer in layers:
-            layer.train()
-            layer.reset_running_stats()
-            layer.momentum = None  # torch's name for the cumulative average
-        for batch in images:
-            network(batch)
-            batches += 1
-        complete = batches > 0
-    finally:
-        for layer, (momentum, mean, var, tracked) in zip(layers, saved, strict=True):
-            layer.momentum = momentum
-            if not complete:
-                layer.running_mean.copy_(mean)
-                layer.running_var.copy_(var)
-                layer.num_batches_tracked.copy_(tracked)
-        for module, flag in training.items():
-            module.training = flag
-    return batches
+    rows = batch_norm_statistics(network, images, amp)
+    set_batch_norm_statistics(network, rows)
+    return len(rows)
 
 
 def use_batch_statistics(network: nn.Module) -> nn.Module:

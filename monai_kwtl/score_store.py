@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SCORES = ("window_scores", "foreground", "cells")
-_LARGEST_PICTURE = 1 << 26  # pixels; the maps of larger images are not kept
+_LARGEST_PICTURE = 1 << 25  # pixels; the maps of larger images are not kept
 
 
 def settings_hash(settings: Mapping[str, Any], window: int, step: int) -> str:
@@ -47,7 +47,7 @@ def pack_scores(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def pack_maps(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The maps of an output in 256 steps; nothing for very large images."""
-    if output["score"].size > _LARGEST_PICTURE:
+    if output["score"] is None or output["score"].size > _LARGEST_PICTURE:
         return {}
     top = float(output["score"].max()) or 1.0
     return {

@@ -187,10 +187,12 @@ def cover(scores: ImageScores, regions: Iterable[Region]) -> ImageScores:
     Returns:
         The scores with ``covered``; the same where no region is of this image.
     """
+    mine = [r for r in regions if (r.image, r.page) == (scores.name, scores.page)]
+    if not mine:
+        return scores
     covered = np.zeros((scores.grid.height, scores.grid.width), dtype=np.uint8)
-    for r in regions:
-        if (r.image, r.page) == (scores.name, scores.page):
-            covered[r.y : r.y + r.height, r.x : r.x + r.width] = 1
+    for r in mine:
+        covered[r.y : r.y + r.height, r.x : r.x + r.width] = 1
     return replace(scores, covered=scores.grid.cell_sums(covered)) if covered.any() else scores
 
 

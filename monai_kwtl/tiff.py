@@ -10,6 +10,7 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from monai_kwtl.decoding import ORIENTATION, PIL_READER, UnreadableError, pillow_pixels, quiet, shown_size, turn
+from monai_kwtl.tiff_regions import SegmentCache, has_small_segments, read_region
 
 __all__ = ["TiffFile"]
 
@@ -80,8 +81,8 @@ class TiffFile:
         there = (self._tiff.filehandle.size - page.dataoffsets[0]) // page.nbytes
         return stated if there > 1 else 1
 
-    def read(self, page: int | None) -> np.ndarray:
-        """Pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
+    def _found(self, page: int | None) -> tuple[tifffile.TiffPage, int, int]:
+        """The header of a page, which of the images behind it is meant, and its photometric interpretation."""
         if page is None:
             sizes = self.sizes()
             if len(sizes) > 1:
@@ -94,21 +95,43 @@ class TiffFile:
             if len(self._tiff.pages) > 1 or page >= self._frames(found):
                 raise UnreadableError(f"it holds no page {page} (counted from 0)") from None
         photometric = found.photometric if found.tags.get("PhotometricInterpretation") else PHOTOMETRIC.MINISBLACK
+        return found, hidden, photometric
+
+    @staticmethod
+    def _is_plain(page: tifffile.TiffPage, photometric: int) -> bool:
         plain = photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
-        if not plain or found.bitspersample < 8:
+        return plain and page.bitspersample >= 8
+
+    def read(self, page: int | None) -> np.ndarray:
+        """Pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
+        found, hidden, photometric = self._found(page)
+        if not self._is_plain(found, photometric):
             self._stream.seek(0)
             image = PIL_READER.read([self._stream])
-            image.seek(page)
+            image.seek(found.index)
             return pillow_pixels(image)
         self._check_end(found, hidden + 1)
-        return turn(self._plain_pixels(found, hidden, photometric), self._turned(found))
-
-    def _plain_pixels(self, page: tifffile.TiffPage, hidden: int, photometric: int) -> np.ndarray:
         if hidden:
-            dtype, offset = self._tiff.byteorder + page.dtype.char, page.dataoffsets[0] + page.nbytes * hidden
-            pixels = self._tiff.filehandle.read_array(dtype, page.size, offset).reshape(page.shape)
+            dtype, offset = self._tiff.byteorder + found.dtype.char, found.dataoffsets[0] + found.nbytes * hidden
+            pixels = self._tiff.filehandle.read_array(dtype, found.size, offset).reshape(found.shape)
         else:
-            pixels = page.asarray()
+            pixels = found.asarray()
+        return turn(self._plain_pixels(found, pixels, photometric), self._turned(found))
+
+    def in_parts(self, page: int | None) -> bool:
+        """Whether parts of a page can be read by :meth:`region`, without reading all of it."""
+        found, hidden, photometric = self._found(page)
+        plain = self._is_plain(found, photometric) and found.axes in ("YX", "YXS", "SYX")
+        return plain and not hidden and self._turned(found) == 1 and has_small_segments(found)
+
+    def region(self, page: int | None, rows: slice, columns: slice, cache: SegmentCache) -> np.ndarray:
+        """The pixels ``read(page)[rows, columns]``, of a page that is :meth:`in_parts`; both with start and stop."""
+        found, _, photometric = self._found(page)
+        self._check_end(found, 1)
+        return self._plain_pixels(found, read_region(found, rows, columns, cache), photometric)
+
+    @staticmethod
+    def _plain_pixels(page: tifffile.TiffPage, pixels: np.ndarray, photometric: int) -> np.ndarray:
         if page.axes not in ("YX", "YXS", "SYX"):
             raise UnreadableError(f"a page with the axes {page.axes}, where rows and columns were expected")
         pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels

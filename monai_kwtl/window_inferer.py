@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
 from torch import nn
 
+from monai_kwtl.cells import CellReduction
+from monai_kwtl.contrast import ContrastLevels, window_ranges
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.score_tiles import ScoredTile, can_be_tiled, scored_tiles
 from monai_kwtl.scoring import ScoreMapInferer
+from monai_kwtl.slides import ImageInMemory, Slide
 from monai_kwtl.windows import WindowGrid, exact_window_scores
 
-__all__ = ["WindowScoreInferer", "prepare_image"]
+__all__ = ["LARGEST_MAP", "WindowScoreInferer", "prepare_image"]
+
+LARGEST_MAP = 1 << 25  # pixels; of larger images the maps are summed up, but not kept
 
 
 def prepare_image(item: Mapping[str, Any], device: torch.device, non_blocking: bool, **kwargs: Any) -> tuple:
     """Make a batch of one for a MONAI evaluator from one item of a data set, which has no label.
 
     Args:
-        item: with ``image``, grey values of shape (1, H, W).
+        item: with ``image``, grey values of shape (1, H, W), or a slide, which passes as it is.
         device: where the batch shall live.
         non_blocking: whether the copy may overlap computing.
         kwargs: passed on to ``Tensor.to``.
@@ -27,7 +35,9 @@ def prepare_image(item: Mapping[str, Any], device: torch.device, non_blocking: b
     Returns:
         Images of shape (1, 1, H, W), and None.
     """
-    return item["image"][None].to(device, non_blocking=non_blocking, **kwargs), None
+    image = item["image"]
+    batch = image if isinstance(image, Slide) else image[None]
+    return batch.to(device, non_blocking=non_blocking, **kwargs), None
 
 
 class WindowScoreInferer(Inferer):
@@ -39,25 +49,45 @@ class WindowScoreInferer(Inferer):
         step: pixels between windows.
         exact: score each window by itself instead of averaging the map of the image; slow.
         batch_size: windows scored at once when exact.
+        contrast: ``"image"``: auto-contrast stretches what the whole image holds; ``"window"``: what each window holds,
+            as the authors' code does, interpolated between a few contrasts (see
+            :class:`~monai_kwtl.contrast.ContrastLevels`). The map and its cells are those of ``"image"`` either way.
+        spacing: of those contrasts, in grey levels.
 
     Raises:
-        KWTLError: when window or step is not a positive whole number.
+        KWTLError: when window or step is not a positive whole number, or ``contrast`` is unknown or cannot be had
+            with the measure and the views.
     """
 
     def __init__(
-        self, scorer: ScoreMapInferer, window: int = 256, step: int = 30, exact: bool = False, batch_size: int = 16
+        self,
+        scorer: ScoreMapInferer,
+        window: int = 256,
+        step: int = 30,
+        exact: bool = False,
+        batch_size: int = 16,
+        contrast: str = "image",
+        spacing: float = 16.0,
     ) -> None:
         super().__init__()
         WindowGrid(1, 1, window, step)  # refuses bad sizes before any work
         self.scorer, self.window, self.step = scorer, window, step
-        self.exact, self.batch_size = exact, batch_size
+        self.exact, self.batch_size, self.spacing = exact, batch_size, spacing
+        if contrast not in ("image", "window"):
+            raise KWTLError(f"contrast must be image or window, got {contrast!r}.")
+        self.by_window = contrast == "window" and not exact
+        stretched = [view for view in scorer.views if hasattr(view, "within")]
+        if self.by_window and not (scorer.measure in ("soft", "hard") and stretched and can_be_tiled(scorer)):
+            raise KWTLError(
+                "contrast window needs measure soft or hard, the intensity views and no weights; use --contrast image."
+            )
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Score the windows of an image.
 
         Args:
-            inputs: grey values in [0, 255], shape (1, 1, H, W).
+            inputs: grey values in [0, 255], shape (1, 1, H, W); or a :class:`~monai_kwtl.slides.Slide`.
             network: from network input to logits, in evaluation mode.
             args: not used.
             kwargs: not used.
@@ -65,24 +95,52 @@ class WindowScoreInferer(Inferer):
         Returns:
             ``grid``; ``window_scores`` and ``foreground`` (mean probability of foreground), float64 (len(grid),);
             ``cells``, the sums of the score map over the grid's cells, None when exact; ``score`` and
-            ``probability``, the maps, float32 arrays (H, W).
+            ``probability``, the maps, float32 arrays (H, W), None where they would be larger than ``LARGEST_MAP``.
         """
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        grid = WindowGrid(*image.shape[-2:], window=self.window, step=self.step)
-        maps = self.scorer(image, network)
-        score = maps["score"][0, 0].cpu().numpy()
-        probability = torch.sigmoid(maps["logits"])[0, 0].cpu().numpy()
-        cells = None if self.exact else grid.cell_sums(score)
+        tensor = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        image = ImageInMemory(tensor) if isinstance(tensor, torch.Tensor) else tensor
+        grid = WindowGrid(image.height, image.width, window=self.window, step=self.step)
+        score, foreground = CellReduction(grid), CellReduction(grid)
+        maps = None
+        if image.height * image.width <= LARGEST_MAP:
+            maps = [np.empty((image.height, image.width), dtype=np.float32) for _ in range(2)]
+        levels = ContrastLevels(*window_ranges(image, grid), self.spacing) if self.by_window else None
+        at_level = [CellReduction(grid) for _ in levels.pairs] if levels is not None else []
+        for tile in self._tiles(image, network, grid, levels):
+            where = tile.rows, tile.columns
+            score.add(*where, tile.score)
+            foreground.add(*where, tile.probability)
+            if maps is not None:
+                maps[0][where], maps[1][where] = tile.score, tile.probability
+            for reduction, values in zip(at_level, tile.at_level, strict=True):
+                if values is not None:
+                    reduction.add(*where, values)
         if self.exact:
+            whole = image.whole()[0]
             one_by_one = lambda crops: self.scorer(crops, network)["score"]  # noqa: E731
-            window_scores = exact_window_scores(image[0], grid, one_by_one, self.batch_size)
+            window_scores = exact_window_scores(whole, grid, one_by_one, self.batch_size)
+        elif levels is not None:
+            means = np.stack([grid.window_means(reduction.cells) for reduction in at_level])
+            window_scores = (levels.weights * means).sum(0)
         else:
-            window_scores = grid.window_means(cells)
+            window_scores = grid.window_means(score.cells)
         return {
             "grid": grid,
             "window_scores": window_scores,
-            "foreground": grid.window_means(grid.cell_sums(probability)),
-            "cells": cells,
-            "score": score,
-            "probability": probability,
+            "foreground": grid.window_means(foreground.cells),
+            "cells": None if self.exact else score.cells,
+            "score": None if maps is None else maps[0],
+            "probability": None if maps is None else maps[1],
         }
+
+    def _tiles(
+        self, image: ImageInMemory | Slide, network: nn.Module, grid: WindowGrid, levels: ContrastLevels | None
+    ) -> Iterator[ScoredTile]:
+        if can_be_tiled(self.scorer):
+            needed = None if levels is None else levels.needed(grid)
+            yield from scored_tiles(self.scorer, image, network, [] if levels is None else levels.pairs, needed)
+        else:
+            maps = self.scorer(image.whole(), network)
+            score, logits = maps["score"][0, 0], maps["logits"][0, 0]
+            rows, columns = slice(0, image.height), slice(0, image.width)
+            yield ScoredTile(rows, columns, score.cpu().numpy(), torch.sigmoid(logits).cpu().numpy(), [])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from benchmark_stages import add_commands
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from PIL import Image, ImageEnhance, ImageOps
@@ -28,7 +29,6 @@ from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers import TiledInferer, native_bfloat16
 from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import fold_batch_norm
 from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.summary import format_seconds, format_table
 from monai_kwtl.window_inferer import WindowScoreInferer
@@ -58,6 +58,25 @@ def multiplication_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0
         a @ b
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best
+
+
+def convolution_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """Rate of 3x3 convolutions of 128 channels, channels last, in floating point operations per second."""
+    layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False).to(dtype=dtype, memory_format=torch.channels_last)
+    x = torch.randn(1, 128, 256, 256).to(dtype=dtype, memory_format=torch.channels_last)
+    best, begun = np.inf, time.perf_counter()
+    with torch.inference_mode():
+        layer(x)
+        while time.perf_counter() - begun < seconds:
+            start = time.perf_counter()
+            layer(x)
+            best = min(best, time.perf_counter() - start)
+    return 2.0 * layer.weight.numel() * 256 * 256 / best
+
+
+def floor_dtype() -> torch.dtype:
+    """The arithmetic of this machine's floor: bfloat16 where the processor has it."""
+    return torch.bfloat16 if native_bfloat16("cpu") else torch.float32
 
 
 def operations(network: torch.nn.Module, height: int, width: int) -> int:
@@ -121,43 +140,49 @@ def window_loop(image: np.ndarray, grid: WindowGrid, network: torch.nn.Module, p
 
 def benchmark_select(options: argparse.Namespace) -> dict:
     """Dense selection against the per-window loop: same network, images, cores."""
-    items = load_pool(options.dataset_dir)[: options.images]
+    items = load_pool(options.dataset_dir)
+    items = items[:: max(1, len(items) // options.images)][: options.images]
     network = load_weights(FCRN(), options.ckpt).eval()
-    BatchNormAdapter(network, items).ready()
-    folded = fold_batch_norm(network).to(memory_format=torch.channels_last)
-    scorer = ScoreMapInferer(psi=options.psi, inferer=TiledInferer(amp=None))
-    dense = WindowScoreInferer(scorer, window=options.window, step=options.step)
+    adapter = BatchNormAdapter(network, items)
+    fitting, folded = timed(adapter.ready, 1)
     images = [read_image(item) for item in items]
     grids = [WindowGrid(*image.shape[1:], options.window, options.step) for image in images]
-
-    def run_dense() -> list[np.ndarray]:
-        return [dense(torch.from_numpy(image)[None], folded)["window_scores"] for image in images]
-
-    run_dense()  # the first call pays for oneDNN's preparations
-    dense_time, dense_scores = timed(run_dense, options.repeats)
+    amp = native_bfloat16("cpu")
+    figures = {
+        "images": len(images),
+        "windows": sum(map(len, grids)),
+        "fitting the statistics (s)": round(fitting, 2),
+    }
     loop_time, loop_scores = timed(
         lambda: [window_loop(i, g, network, options.psi, 16) for i, g in zip(images, grids, strict=True)],
         1 if options.loop_once else options.repeats,
     )
-    ours, theirs = np.concatenate(dense_scores), np.concatenate(loop_scores)
-    top = min(100, len(ours))
-    shared = len(set(np.argsort(-ours)[:top]) & set(np.argsort(-theirs)[:top]))
-    dtype = torch.bfloat16 if native_bfloat16("cpu") else torch.float32
-    floor = sum(4 * operations(network, *image.shape[1:]) for image in images) / multiplication_rate(dtype)
-    return {
-        "images": len(images),
-        "windows": len(ours),
-        "window loop (s)": round(loop_time, 2),
-        "dense (s)": round(dense_time, 3),
-        "ratio": round(loop_time / dense_time, 1),
-        "rank correlation": round(float(spearmanr(ours, theirs).statistic), 5),
-        "rank correlation, worst image": round(
-            min(float(spearmanr(a, b).statistic) for a, b in zip(dense_scores, loop_scores, strict=True)), 5
-        ),
-        f"top {top} shared": shared,
-        f"arithmetic floor, {str(dtype).removeprefix('torch.')} (s)": round(floor, 3),
-        "dense over floor": round(dense_time / floor, 2),
-    }
+    figures["window loop (s)"] = round(loop_time, 2)
+    floor = sum(4 * operations(network, *image.shape[1:]) for image in images) / convolution_rate(floor_dtype())
+    figures[f"arithmetic floor, {str(floor_dtype()).removeprefix('torch.')} (s)"] = round(floor, 3)
+    for contrast in options.contrast:
+        scorer = ScoreMapInferer(psi=options.psi, inferer=TiledInferer(amp=amp))
+        dense = WindowScoreInferer(scorer, window=options.window, step=options.step, contrast=contrast)
+
+        def run_dense(dense: WindowScoreInferer = dense) -> list[np.ndarray]:
+            return [dense(torch.from_numpy(image)[None], folded)["window_scores"] for image in images]
+
+        run_dense()  # the first call pays for oneDNN's preparations
+        seconds, scores = timed(run_dense, options.repeats)
+        ours, theirs = np.concatenate(scores), np.concatenate(loop_scores)
+        top = min(100, len(ours))
+        shared = len(set(np.argsort(-ours)[:top]) & set(np.argsort(-theirs)[:top]))
+        worst = min(float(spearmanr(a, b).statistic) for a, b in zip(scores, loop_scores, strict=True))
+        found = {
+            "dense (s)": round(seconds, 3),
+            "ratio": round(loop_time / seconds, 1),
+            "rank correlation": round(float(spearmanr(ours, theirs).statistic), 5),
+            "rank correlation, worst image": round(worst, 5),
+            f"top {top} shared": shared,
+            "dense over floor": round(seconds / floor, 2),
+        }
+        figures |= {f"contrast {contrast}: {name}": value for name, value in found.items()}
+    return figures
 
 
 def plain_loop(images: list[np.ndarray], masks: list[np.ndarray], ckpt: Path, crop: int, batch: int) -> Iterator[None]:
@@ -245,6 +270,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     select.add_argument("--images", type=int, default=1)
     select.add_argument("--window", type=int, default=256)
     select.add_argument("--step", type=int, default=30)
+    select.add_argument("--contrast", nargs="+", choices=("image", "window"), default=["image", "window"])
     select.add_argument("--psi", type=float, default=1.3)
     select.add_argument("--ckpt", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
     select.add_argument("--repeats", type=int, default=3)
@@ -261,6 +287,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     results = commands.add_parser("page", help="tables and figures out of the results of a grid")
     page.add_arguments(results)
     results.set_defaults(work=page.run)
+    add_commands(commands, data)
     return parser.parse_args(arguments)
 
 

@@ -39,6 +39,7 @@ def test_every_checked_name_is_a_knob_of_some_stage():
         ("weight_decay", -1e-9, "weight_decay must be a number from 0 on, got -1e-09"),
         ("psi", "nan", "got 'nan'"),
         ("report", "yes", "report must be true or false, got 'yes'"),
+        ("max_memory", 0.5, "max_memory must be a number from 0.8 on, got 0.5"),
         ("amp", 2, "amp must be auto, true or false, got 2"),
         ("adapt_norm", "batch", "adapt_norm must be true or false, got 'batch'"),
         ("labels", 7, r"labels must be a path, got the number 7; put \./ before a name like that\.$"),
@@ -55,6 +56,8 @@ def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words
     "knobs",
     [
         {"seed": 0, "steps": np.int64(3), "learning_rate": 1, "weight_decay": 0, "psi": 1.6},
+        {"max_memory": None, "tile": 512},
+        {"max_memory": 2},
         {"report": "False", "resume": 1, "amp": "auto", "adapt_norm": "transductive"},
         {"labels": None, "ckpt": Path("model.pt"), "dataset_dir": "2023"},
         {"crop": "$256 if @schedule == 'paper' else 128", "steps": "@epochs"},

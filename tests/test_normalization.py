@@ -13,8 +13,10 @@ from torch import nn
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import (
     batch_norm_layers,
+    batch_norm_statistics,
     estimate_batch_norm_statistics,
     fold_batch_norm,
+    set_batch_norm_statistics,
     use_batch_statistics,
 )
 
@@ -218,3 +220,47 @@ def test_folding_any_network_keeps_its_logits(build):
         expected, got = network(x), fold_batch_norm(network)(x)
     scale = float(expected.abs().max())
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * max(scale, 1.0))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(64, 64), (37, 61), (33, 200)])
+def test_bfloat16_statistics_are_close_to_those_of_float64(size, threads):
+    torch.manual_seed(0)
+    network = FCRN()
+    images_ = [images(1, 1, *size, seed=seed) for seed in range(3)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (fast, exact) = (
+            np.mean(batch_norm_statistics(network, images_, amp=True), axis=0),
+            np.mean(batch_norm_statistics(network.double(), [image.double() for image in images_]), axis=0),
+        )
+    finally:
+        torch.set_num_threads(before)
+    place = 0
+    for layer in batch_norm_layers(network):
+        mean, variance = (slice(place + i * layer.num_features, place + (i + 1) * layer.num_features) for i in (0, 1))
+        assert (np.abs(fast[mean] - exact[mean]) / np.sqrt(exact[variance])).max() < 0.02
+        assert np.abs(fast[variance] / exact[variance] - 1).max() < 0.03
+        place = variance.stop
+    assert place == len(fast) == len(exact)
+
+
+def test_measuring_leaves_the_network_alone():
+    network = fcrn(dropout=0.5).train()
+    before = everything(network)
+    rows = batch_norm_statistics(network, pool())
+    assert_unchanged(network, before)
+    assert len(rows) == 3 and all(row.dtype == np.float64 for row in rows)
+    assert batch_norm_statistics(FCRN(features=SMALL, norm="instance"), [torch.zeros(1, 7, 8, 8)]) == []
+
+
+def test_statistics_set_are_the_average_whoever_measured_them():
+    one, other = fcrn(), fcrn()
+    estimate_batch_norm_statistics(one, pool())
+    rows = [row for batch in pool() for row in batch_norm_statistics(other, [batch])]
+    set_batch_norm_statistics(other, [])
+    assert not torch.equal(other.state_dict()["encoder.1.running_mean"], one.state_dict()["encoder.1.running_mean"])
+    set_batch_norm_statistics(other, rows)
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name

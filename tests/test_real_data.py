@@ -11,12 +11,19 @@ import jsonschema
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from stage_here import command, random_weights
 from stage_process import CONFIGS, ROOT
 
+from monai_kwtl.bundle import load_weights
 from monai_kwtl.data import describe_label_values, find_images, read_image, read_label, scan_images
+from monai_kwtl.networks import FCRN
+from monai_kwtl.normalization import estimate_batch_norm_statistics
 from monai_kwtl.pretext import choose_pseudo_label
+from monai_kwtl.scoring import ScoreMapInferer, normalize
+from monai_kwtl.window_inferer import WindowScoreInferer
 
 SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
 
@@ -207,3 +214,22 @@ def test_labels_change_nothing(place, select, chosen, tmp_path, rng):
     for path in (tmp_path / "data" / name / "labels").iterdir():
         Image.fromarray((rng.random((150, 210)) < 0.5) * np.uint8(255)).save(path)
     assert select(tmp_path / "data", tmp_path / "out") == chosen[0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["ssTEM", "TNBC"])
+def test_statistics_in_bfloat16_rank_windows_as_those_in_float32(name, threads, some):
+    (crop, *_) = (read_image(item)[:, 100:357, 50:353].copy() for item in some[name][1:2])
+    image = torch.from_numpy(crop)[None]
+    scores = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for amp in (False, True):
+            network = load_weights(FCRN(), ROOT / "bundles" / "kwtl" / "models" / "model.pt")
+            estimate_batch_norm_statistics(network, [normalize(image)], amp=amp)
+            scores.append(WindowScoreInferer(ScoreMapInferer(), window=64, step=16)(image, network.eval()))
+    finally:
+        torch.set_num_threads(before)
+    plain, fast = (found["window_scores"] for found in scores)
+    assert len(plain) == 195 and spearmanr(plain, fast).statistic > 0.999

@@ -204,8 +204,10 @@ def test_dense_scores_are_means_of_the_images_own_map(network):
     for name, values in (("window_scores", maps["score"]), ("foreground", torch.sigmoid(maps["logits"]))):
         values = values[0, 0].double().numpy()
         direct = [values[y : y + 32, x : x + 32].mean() for y, x in zip(grid.y, grid.x, strict=True)]
-        np.testing.assert_allclose(out[name], direct, rtol=1e-9)
-    np.testing.assert_allclose(out["cells"].sum(), out["score"].sum(dtype=np.float64), rtol=1e-9)
+        np.testing.assert_allclose(out[name], direct, rtol=1e-7)  # rounded alike but for the last bit
+    np.testing.assert_allclose(
+        out["cells"].sum(), out["score"].sum(dtype=np.float64), rtol=1e-7
+    )  # float32 maps, rounded alike but for the last bit
     assert out["score"].shape == out["probability"].shape == (61, 83)
     assert out["score"].dtype == out["probability"].dtype == np.float32
     assert 0 <= out["probability"].min() and out["probability"].max() <= 1

@@ -143,12 +143,22 @@ def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
     padded = np.pad(np.nan_to_num(np.asarray(probability, dtype=np.float64)), 1)
     contours = [contour for contour in find_contours(padded, 0.5) if len(contour) >= 5]
     contours.sort(key=len, reverse=True)
+    pieces: list[str] = []
     for thin in (2, 3, 4, 6, 8):
-        pieces = [_polygon(contour[:-1][:: max(1, min(thin, len(contour) // 4))] - 0.5) for contour in contours]
-        lengths = np.cumsum([len(piece) for piece in pieces])
-        if not pieces or lengths[-1] <= largest:
+        strides = [max(1, min(thin, len(contour) // 4)) for contour in contours]
+        points = sum(-(-(len(contour) - 1) // stride) for contour, stride in zip(contours, strides, strict=True))
+        if thin < 8 and 4 * points > largest:  # a point has at least two digits and what is before each
+            continue  # a noisy map has thousands of outlines, which take seconds to write down
+        pieces, room = [], largest
+        for contour, stride in zip(contours, strides, strict=True):
+            piece = _polygon(contour[:-1][::stride] - 0.5)
+            room -= len(piece)
+            if room < 0:
+                break
+            pieces.append(piece)
+        if len(pieces) == len(contours):
             break
-    return "".join(piece for piece, length in zip(pieces, lengths, strict=True) if length <= largest)
+    return "".join(pieces)
 
 
 def _polygon(points: np.ndarray) -> str:

@@ -171,13 +171,24 @@ class AutoContrast(Transform):
     """
 
     backend = [TransformBackends.TORCH]
+    reach = 0  # pixels around one that decide what it becomes, once the limits are known
+    _limits: tuple[float, float] | None = None
+
+    def within(self, low: float, high: float) -> AutoContrast:
+        """The view for parts of an image whose grey values are from ``low`` to ``high``, in place of their own."""
+        view = AutoContrast()
+        view._limits = (float(low), float(high))
+        return view
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return the view, float32 in [0, 255], same shape and kind of array as ``img`` (C, H, W)."""
         x = _checked(img, torch.Tensor).to(torch.float32)
         if not x.numel():
             return _like(x, img, torch.float32)
-        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        if self._limits is None:
+            low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        else:
+            low, high = x.new_tensor(self._limits)
         # in this order, not times 255 / span, which rounds beyond 255
         return _like(torch.where(high > low, (x - low) / (high - low) * 255.0, x), img, torch.float32)
 
@@ -193,6 +204,7 @@ class Brightness(Transform):
     """
 
     backend = [TransformBackends.TORCH]
+    reach = 0  # pixels around one that decide what it becomes
 
     def __init__(self, factor: float = 1.3) -> None:
         self.factor = check_number("the factor of brightness", factor, 0)
@@ -218,6 +230,7 @@ class Sharpness(Transform):
     """
 
     backend = [TransformBackends.TORCH]
+    reach = 1  # pixels around one that decide what it becomes
 
     def __init__(self, factor: float = 1.3) -> None:
         self.factor = check_number("the factor of sharpness", factor, 0)

@@ -76,6 +76,13 @@ SELECTING = [
         exact="true",
         strategy="coverage",
     ),
+    case("select", "contrast must be image or window, got 'local'.", contrast="local"),
+    case(
+        "select",
+        "contrast window needs measure soft or hard, the intensity views and no weights; use --contrast image.",
+        contrast="window",
+        measure="entropy",
+    ),
     case("select", "window must be a whole number, at least 1, got 0.", window=0),
     case("select", "window must be a whole number, at least 1, got -8.", window=-8),
     case("select", "window must be a whole number, at least 1, got 25.6.", window=25.6),
@@ -138,6 +145,8 @@ WEIGHTS = [
     case("select", "num_workers must be a whole number, at least 0, got 'many'.", num_workers="many"),
     case(_SCORING, "tile must be a whole number, at least 1, got 0.", tile=0),
     case("inference", "tile must be a whole number, at least 1, got 'big'.", tile="big"),
+    case("select", "max_memory must be a number from 0.8 on, got 0.", max_memory=0),
+    case("select", "max_memory must be a number from 0.8 on, got 'all'.", max_memory="all"),
     case(("inference", "evaluate"), "probability must be a number from 0 to 1, got 2.", probability=2),
     case("inference", "probability must be a number from 0 to 1, got 'half'.", probability="half"),
 ]

@@ -1,0 +1,66 @@
+"""Sums, minima and maxima over the cells of a window grid, of a map that comes a rectangle at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monai_kwtl.windows import WindowGrid
+
+__all__ = ["CellReduction", "window_extremes"]
+
+
+class CellReduction:
+    """Reduces a map to the cells of a grid; the map itself is never there as a whole.
+
+    Args:
+        grid: whose cells are meant.
+        operation: ``np.add``, ``np.minimum`` or ``np.maximum``.
+        start: what a cell holds before anything is added.
+    """
+
+    def __init__(self, grid: WindowGrid, operation: np.ufunc = np.add, start: float = 0.0) -> None:
+        self.grid, self.operation = grid, operation
+        self.cells = np.full((len(grid.row_edges) - 1, len(grid.column_edges) - 1), start)
+
+    def add(self, rows: slice, columns: slice, values: np.ndarray) -> None:
+        """Take in a rectangle of the map.
+
+        Args:
+            rows: of the rectangle in the map, with start and stop.
+            columns: likewise.
+            values: shape (rows, columns), any real type; summed in float64.
+        """
+        where, cuts = zip(
+            *(
+                _cells_of(edges, part)
+                for edges, part in ((self.grid.row_edges, rows), (self.grid.column_edges, columns))
+            ),
+            strict=True,
+        )
+        dtype = np.float64 if self.operation is np.add else None
+        reduced = self.operation.reduceat(values, cuts[0], axis=0, dtype=dtype)
+        reduced = self.operation.reduceat(reduced, cuts[1], axis=1)
+        self.cells[where] = self.operation(self.cells[where], reduced)
+
+
+def _cells_of(edges: np.ndarray, part: slice) -> tuple[slice, np.ndarray]:
+    """Cells along one axis that a part of it touches, and where in the part each of them begins."""
+    first = int(np.searchsorted(edges, part.start, side="right")) - 1
+    last = int(np.searchsorted(edges, part.stop, side="left"))
+    return slice(first, last), np.maximum(edges[first:last], part.start) - part.start
+
+
+def window_extremes(grid: WindowGrid, cells: np.ndarray, operation: np.ufunc) -> np.ndarray:
+    """Smallest or largest value inside each window.
+
+    Args:
+        grid: the windows.
+        cells: smallest or largest value of each cell.
+        operation: ``np.minimum`` or ``np.maximum``.
+
+    Returns:
+        float64, row-major, shape (len(grid),).
+    """
+    top, bottom, left, right = grid.spans
+    rows = np.stack([operation.reduce(cells[a:b], axis=0) for a, b in zip(top, bottom, strict=True)])
+    return np.stack([operation.reduce(rows[:, a:b], axis=1) for a, b in zip(left, right, strict=True)], 1).ravel()

@@ -1,0 +1,165 @@
+"""Score maps tile by tile: what is scored may be larger than the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from monai_kwtl.inferers import TiledInferer, stride_of
+from monai_kwtl.scoring import ScoreMapInferer, consistency_map, entropy_map, normalize
+from monai_kwtl.slides import ImageInMemory, Slide, grey_range
+
+__all__ = ["PredictedTile", "ScoredTile", "can_be_tiled", "predicted_tiles", "scored_tiles"]
+
+
+class PredictedTile(NamedTuple):
+    """A rectangle of an image and what the network predicts there and around.
+
+    What is computed of the logits is best cut to ``within`` in the end: on all of a tile, whose size is a multiple of
+    what a vector instruction takes, it is rounded alike wherever the tiles lie.
+    """
+
+    rows: slice
+    columns: slice
+    within: tuple[slice, slice]
+    logits: torch.Tensor
+    view_logits: list[torch.Tensor]
+
+
+class ScoredTile(NamedTuple):
+    """A rectangle of an image, its score map and foreground probability, float32 arrays (rows, columns).
+
+    ``at_level`` has its score map at each further contrast; None at one that no window there counts on.
+    """
+
+    rows: slice
+    columns: slice
+    score: np.ndarray
+    probability: np.ndarray
+    at_level: list[np.ndarray | None]
+
+
+def can_be_tiled(scorer: ScoreMapInferer) -> bool:
+    """Whether the score of a pixel depends on those around it only, once the range of grey values is known.
+
+    Not so with affine views, with the weight of Eq. 4, and with MC-dropout, whose noise is drawn for a whole image.
+    """
+    views = scorer.views if scorer.measure != "entropy" else ()
+    return (
+        type(scorer.inferer) is TiledInferer
+        and scorer.measure != "mc_dropout"
+        and not scorer.weighted
+        and all(hasattr(view, "reach") for view in views)
+    )
+
+
+def predicted_tiles(
+    image: ImageInMemory | Slide,
+    network: nn.Module,
+    inferer: TiledInferer,
+    views: Sequence[Callable],
+    wanted: Callable[[int, slice, slice], bool] = lambda view, rows, columns: True,
+) -> Iterator[PredictedTile]:
+    """Predict an image and its views, one tile after the other.
+
+    The views are made of each tile with its margin, and so are those of the whole image; tiles, padding and arithmetic
+    are those of ``inferer``, and so are the logits.
+
+    Args:
+        image: to be read a tile at a time.
+        network: from network input to logits, in evaluation mode.
+        inferer: says how large a tile is.
+        views: with ``reach``, the pixels around one that decide what it becomes.
+        wanted: whether a view, by its number, is to be predicted in a tile, by its rows and columns.
+
+    Yields:
+        Tiles whose rectangles together cover the image, row by row, with logits, float32, of the image and of each
+        view, of which the rectangle is ``[..., *within]``; empty, (0,), of a view that was not wanted.
+    """
+    stride = stride_of(network, inferer.stride)
+    sizes = (image.height, image.width)
+    missing = [-size % stride for size in sizes]
+    short = any(gap - gap // 2 >= size for gap, size in zip(missing, sizes, strict=True))
+    margin = max((view.reach for view in views), default=0)
+    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride):
+        kept, read, inside, pads, within = [], [], [], [], []
+        for axis, (size, gap) in enumerate(zip(sizes, missing, strict=True)):
+            before = gap // 2
+            start, stop = tile.seen[axis].start - before, tile.seen[axis].stop - before
+            first, last = max(start, 0), min(stop, size)
+            far = max(first - margin, 0), min(last + margin, size)
+            read.append(slice(*far))
+            inside.append(slice(first - far[0], last - far[0]))
+            pads = [first - start, stop - last, *pads]  # last axis first, as torch.nn.functional.pad wants it
+            kept.append(slice(max(tile.kept[axis].start - before, 0), min(tile.kept[axis].stop - before, size)))
+            within.append(slice(kept[axis].start - start, kept[axis].stop - start))
+        grey = image.read(*read)
+
+        def predict(seen: torch.Tensor, inside=tuple(inside), pads=pads) -> torch.Tensor:
+            part = normalize(seen[(..., *inside)])
+            if any(pads):
+                part = F.pad(part, pads, mode="replicate" if short else "reflect")
+            return inferer.forward(part, network).float()
+
+        logits = [predict(grey)]
+        for number, view in enumerate(views):
+            if wanted(number, *kept):
+                logits.append(predict(torch.as_tensor(view(grey[:, 0]))[:, None]))
+            else:
+                logits.append(logits[0].new_empty(0))
+        yield PredictedTile(*kept, tuple(within), logits[0], logits[1:])
+
+
+def scored_tiles(
+    scorer: ScoreMapInferer,
+    image: ImageInMemory | Slide,
+    network: nn.Module,
+    pairs: Sequence[tuple[float, float]] = (),
+    needed: Callable[[int, slice, slice], bool] | None = None,
+) -> Iterator[ScoredTile]:
+    """Score an image one tile after the other.
+
+    Args:
+        scorer: one that :func:`can_be_tiled`.
+        image: to be read a tile at a time.
+        network: from network input to logits, in evaluation mode.
+        pairs: ranges of grey values that auto-contrast shall stretch as well, besides that of the image.
+        needed: whether one of them, by its number, is needed in a rectangle; None: all are everywhere.
+
+    Yields:
+        Tiles that together cover the image, row by row.
+    """
+    views: list[Callable] = [] if scorer.measure == "entropy" else list(scorer.views)
+    stretched = [number for number, view in enumerate(views) if hasattr(view, "within")]
+    limits = grey_range(image) if stretched else None
+    views = [view.within(*limits) if number in stretched else view for number, view in enumerate(views)]
+    own = len(views)
+    further = [pair for pair in pairs if pair != limits]  # the image's own range is there already
+    views += [views[number].within(*pair) for pair in further for number in stretched]
+    number_of = [pairs.index(pair) for pair in further]
+
+    def wanted(view: int, rows: slice, columns: slice) -> bool:
+        return view < own or needed is None or needed(number_of[(view - own) // len(stretched)], rows, columns)
+
+    def score(logits: torch.Tensor, seen: list[torch.Tensor]) -> torch.Tensor:
+        return consistency_map(logits, seen, measure=scorer.measure) if seen else entropy_map(logits)
+
+    for tile in predicted_tiles(image, network, scorer.inferer, views, wanted):
+        cut = lambda values, tile=tile: values[(0, 0, *tile.within)].cpu().numpy()  # noqa: E731
+        seen = tile.view_logits
+        whole = cut(score(tile.logits, seen[:own]))
+        others = [seen[number] for number in range(own) if number not in stretched]
+        at_level: list[np.ndarray | None] = []
+        for pair in pairs:
+            if pair == limits:
+                at_level.append(whole)
+                continue
+            first = own + len(stretched) * further.index(pair)
+            mine = seen[first : first + len(stretched)]
+            at_level.append(cut(score(tile.logits, others + mine)) if mine[0].numel() else None)
+        yield ScoredTile(tile.rows, tile.columns, whole, cut(torch.sigmoid(tile.logits)), at_level)

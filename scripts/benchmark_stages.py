@@ -1,0 +1,250 @@
+"""Benchmarks of the whole select stage, each run in a process of its own: time, memory, streaming, processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.selection import Budget, ImageScores, select_windows
+from monai_kwtl.windows import WindowGrid
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "bundles" / "kwtl" / "configs"
+
+_CHILD = """
+import json, re, runpy, sys, time
+begun = time.perf_counter()
+import monai.bundle, monai_kwtl.handlers, monai_kwtl.next_round, monai_kwtl.pretext
+imported = time.perf_counter()
+report, *arguments = sys.argv[1:]
+sys.argv = ["-m", "run", *arguments]
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+facts = {"imports": imported - begun, "stage": time.perf_counter() - imported}
+facts["peak"] = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**20
+open(report, "w").write(json.dumps(facts))
+"""
+
+
+def run_stage(folder: Path, threads: int | None = None, processes: int = 1, **knobs: object) -> dict:
+    """Run select in a process of its own; return its seconds, its peak in GiB, and its lines with the time of each."""
+    files = [str(CONFIGS / "select.json")] + ([str(CONFIGS / "multi_gpu_select.json")] if processes > 1 else [])
+    settings = {"pretext": "skip", "project": "false", "overwrite": "true", **knobs}
+    arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
+    arguments += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads)}
+    folder.mkdir(parents=True, exist_ok=True)
+    report, child = folder / "facts.json", folder / "child.py"
+    child.write_text(_CHILD)
+    start = [sys.executable, str(child), str(report)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        start = [sys.executable, *launcher, str(child), str(report)]
+    begun = time.perf_counter()
+    lines: list[tuple[float, str]] = []
+    with subprocess.Popen(
+        start + arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            lines.append((time.perf_counter() - begun, line.rstrip()))
+    if process.returncode:
+        raise KWTLError("the stage failed: " + "\n".join(line for _, line in lines[-5:]))
+    return {**json.loads(report.read_text()), "wall": time.perf_counter() - begun, "lines": lines}
+
+
+def _medians(found: list[dict]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in found) for name in ("imports", "stage", "wall", "peak")}
+
+
+def _linked(dataset_dir: Path, images: int | None, folder: Path) -> Path:
+    """A folder of links to the first images of a data set; None: to all."""
+    source = dataset_dir / "images" if (dataset_dir / "images").is_dir() else dataset_dir
+    folder.mkdir(parents=True)
+    for path in sorted(source.iterdir())[:images]:
+        (folder / path.name).symlink_to(path.resolve())
+    return folder
+
+
+def _texture(rng: np.random.Generator, height: int, width: int, grain: int = 8) -> np.ndarray:
+    """Blocky noise, uint8 (height, width)."""
+    coarse = rng.integers(20, 236, (-(-height // grain), -(-width // grain)), dtype=np.uint8)
+    fine = rng.integers(0, 20, (height, width), dtype=np.uint8)
+    return coarse.repeat(grain, 0).repeat(grain, 1)[:height, :width] + fine
+
+
+def _pool(folder: Path, count: int, side: int = 256) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(_texture(rng, side, side)).save(folder / f"{number:05}.png", compress_level=1)
+    return folder
+
+
+def benchmark_stage(options: argparse.Namespace) -> dict:
+    """The whole stage over the arithmetic floor, then again on the same pool and model with other wishes."""
+    from benchmark import convolution_rate, floor_dtype, operations
+
+    from monai_kwtl.data import load_pool
+    from monai_kwtl.networks import FCRN
+
+    with tempfile.TemporaryDirectory() as folder:
+        pool = _linked(options.dataset_dir, options.images, Path(folder) / "pool")
+        items = load_pool(pool)
+        shared = {"dataset_dir": pool, "step": options.step}
+        out = [Path(folder) / f"out{repeat}" for repeat in range(options.repeats)]
+        first = [run_stage(place, output_dir=place / "select", **shared) for place in out]
+        wishes = {"budget 2": {"budget": 2}, "coverage": {"strategy": "coverage"}, "same": {}}
+        wishes["coverage, no report"] = {"strategy": "coverage", "report": "false", "tensorboard": "false"}
+        again = {
+            wish: _medians([run_stage(place, output_dir=place / "select", **shared, **knobs) for place in out])
+            for wish, knobs in wishes.items()
+        }
+    work = {(item["height"], item["width"]) for item in items}
+    each = {size: operations(FCRN(), *size) for size in work}
+    floor = sum(4 * each[item["height"], item["width"]] for item in items) / convolution_rate(floor_dtype())
+    fresh = _medians(first)
+    return {
+        "images": len(items),
+        "arithmetic floor, convolutions (s)": round(floor, 2),
+        "imports (s)": round(fresh["imports"], 2),
+        "stage (s)": round(fresh["stage"], 2),
+        "stage over floor": round(fresh["stage"] / floor, 2),
+        "stage, peak (GiB)": round(fresh["peak"], 2),
+        **{f"again, {wish} (s)": round(found["stage"], 2) for wish, found in again.items()},
+        **{f"first over again, {wish}": round(fresh["stage"] / found["stage"], 1) for wish, found in again.items()},
+    }
+
+
+def benchmark_memory(options: argparse.Namespace) -> dict:
+    """Peak of two pools of small images, and of one slide."""
+    figures: dict[str, object] = {}
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for count in options.pools:
+            place = Path(folder) / str(count)
+            found = run_stage(place, dataset_dir=_pool(place / "pool", count), output_dir=place / "out")
+            figures[f"{count} images, peak (GiB)"] = round(found["peak"], 3)
+        side, tile = options.side, 512
+        slide = Path(folder) / "slide"
+        slide.mkdir()
+
+        def tiles() -> Iterator[np.ndarray]:
+            for _ in range((-(-side // tile)) ** 2):
+                yield _texture(rng, tile, tile)
+
+        how = {"tile": (tile, tile), "compression": "zlib", "photometric": "minisblack"}
+        tifffile.imwrite(slide / "slide.tif", tiles(), shape=(side, side), dtype=np.uint8, bigtiff=True, **how)
+        knobs = {"measure": options.measure, "budget_windows": 20}
+        if options.max_memory is not None:
+            knobs["max_memory"] = options.max_memory
+        found = run_stage(Path(folder) / "of", dataset_dir=slide, output_dir=Path(folder) / "out", **knobs)
+        figures[f"slide of {side} x {side}, peak (GiB)"] = round(found["peak"], 3)
+        figures["slide (s)"] = round(found["stage"], 1)
+    return figures
+
+
+def benchmark_stream(options: argparse.Namespace) -> dict:
+    """Many small images: their rate, and how right the time left was after a twentieth of them."""
+    said = re.compile(r"scoring images: (\d+) of (\d+), about (.+) left")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        knobs = {"dataset_dir": _pool(place / "pool", options.count), "output_dir": place / "out"}
+        found = run_stage(place / "of", report="false", tensorboard="false", **knobs)
+    told = [(when, said.search(line)) for when, line in found["lines"]]
+    end = next((when for when, line in found["lines"] if re.search(r"scoring images: \d+ in", line)), found["wall"])
+    early = next(((when, m) for when, m in told if m and int(m[1]) >= 0.05 * int(m[2])), None)
+    figures = {"images": options.count, "stage (s)": round(found["stage"], 1), "peak (GiB)": round(found["peak"], 3)}
+    figures["images a second"] = round(options.count / found["stage"], 1)
+    if early:
+        when, match = early
+        numbers = [float(n) for n in re.findall(r"[\d.]+", match[3])]
+        units = {"s": 1, "min": 60, "h": 3600}
+        left = sum(n * units[u] for n, u in zip(numbers, re.findall(r"min|h|s", match[3]), strict=True))
+        figures |= {"after": f"{match[1]} of {match[2]}", "time left, said (s)": left}
+        figures |= {"time left, was (s)": round(end - when, 1), "said over was": round(left / (end - when), 3)}
+    return figures
+
+
+def benchmark_coverage(options: argparse.Namespace) -> dict:
+    """Coverage of many windows in one image, in a few, and in one each."""
+    rng, figures = np.random.default_rng(0), {}
+    for images in (1, 100, 10_000):
+        side = 256 + 30 * (max(1, round((options.windows / images) ** 0.5)) - 1)
+        pool = []
+        for number in range(images):
+            grid = WindowGrid(side, side, 256, 30)
+            cells = grid.cell_areas() * rng.random((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
+            pool.append(ImageScores(f"{number:05}", None, "", grid, grid.window_means(cells), cells))
+        area = sum(image.grid.height * image.grid.width for image in pool)
+        for name, budget in {"100": Budget(windows=100), "half the pixels": Budget(pixels=area // 2)}.items():
+            begun = time.perf_counter()
+            select_windows(pool, "coverage", budget)
+            what = f"{sum(len(image.grid) for image in pool)} windows of {images} images, {name} (s)"
+            figures[what] = round(time.perf_counter() - begun, 2)
+    return figures
+
+
+def benchmark_processes(options: argparse.Namespace) -> dict:
+    """Two processes of one thread against one process of one thread, started by torchrun both."""
+    ratios, figures, same = [], [], True
+    with tempfile.TemporaryDirectory() as folder:
+        pool = _linked(options.dataset_dir, options.images, Path(folder) / "pool")
+        for repeat in range(options.repeats):
+            found, bytes_ = [], []
+            for processes in (1, 2):
+                place = Path(folder) / f"{repeat}-{processes}"
+                knobs = {"dataset_dir": pool, "output_dir": place / "out"}
+                found.append(run_stage(place, threads=1, processes=processes, **knobs))
+                bytes_.append((place / "out" / "selection.json").read_bytes())
+            same = same and bytes_[0] == bytes_[1]
+            ratios.append(found[0]["stage"] / found[1]["stage"])
+            figures.append([run["stage"] for run in found])
+    one, two = (round(statistics.median(column), 2) for column in zip(*figures, strict=True))
+    return {
+        "one process (s)": one,
+        "two processes (s)": two,
+        "ratio": round(statistics.median(ratios), 2),
+        "same selection.json": same,
+    }
+
+
+def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
+    """Add these benchmarks to the command line of ``benchmark.py``."""
+    stage = commands.add_parser("stage", help="the whole stage over the arithmetic floor, and run again")
+    stage.add_argument("--dataset_dir", type=Path, default=data / "ssTEM")
+    stage.add_argument("--images", type=int, default=20)
+    stage.add_argument("--step", type=int, default=30)
+    stage.add_argument("--repeats", type=int, default=3)
+    stage.set_defaults(work=benchmark_stage)
+    memory = commands.add_parser("memory", help="peak of two pools and of a slide")
+    memory.add_argument("--pools", type=int, nargs="+", default=[50, 500])
+    memory.add_argument("--side", type=int, default=20_000)
+    memory.add_argument("--measure", default="soft")
+    memory.add_argument("--max_memory", type=float, default=None)
+    memory.set_defaults(work=benchmark_memory)
+    stream = commands.add_parser("stream", help="many small images")
+    stream.add_argument("--count", type=int, default=10_000)
+    stream.set_defaults(work=benchmark_stream)
+    coverage = commands.add_parser("coverage", help="greedy coverage of many windows")
+    coverage.add_argument("--windows", type=int, default=100_000)
+    coverage.set_defaults(work=benchmark_coverage)
+    processes = commands.add_parser("processes", help="two processes against one, of one thread each")
+    processes.add_argument("--dataset_dir", type=Path, default=data / "ssTEM")
+    processes.add_argument("--images", type=int, default=20)
+    processes.add_argument("--repeats", type=int, default=3)
+    processes.set_defaults(work=benchmark_processes)

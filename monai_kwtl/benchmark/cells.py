@@ -129,4 +129,10 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
     device = torch.cuda.get_device_name(bench.device) if cuda else bench.device.type
     times = {"select_seconds": round(seconds, 3), "train_seconds": round(trained, 3)}
     settings = case.cell_settings(key)
-    store.put_cell(digest(settings), {"settings": settings, "result": {**result, "device": device}, "times": times})
+    document = {
+        "settings": settings,
+        "selection": digest([(r.image, r.page, r.x, r.y, r.width, r.height) for r in regions]),
+        "result": {**result, "device": device},
+        "times": times,
+    }
+    store.put_cell(digest(settings), document)

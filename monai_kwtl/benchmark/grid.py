@@ -19,6 +19,7 @@ from monai_kwtl.benchmark.store import Store, digest
 __all__ = ["Job", "cells_of", "jobs_of"]
 
 _CROP = 128 * 128  # pixels; the unit of a job's size is one such crop trained on, which costs three forward passes
+_OVERHEAD = 20.0  # of any job: reading, writing, the first call of a network
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,6 @@ def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
             keys.append(digest(settings))
             if keys[-1] not in jobs:
                 needed = tuple(keys[place] for place in needs)
-                jobs[keys[-1]] = Job(kind, keys[-1], case, key, needed, sizes[kind])
+                jobs[keys[-1]] = Job(kind, keys[-1], case, key, needed, sizes[kind] + _OVERHEAD)
         results[key] = keys[-1]
     return list(jobs.values()), results

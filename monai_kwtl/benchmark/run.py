@@ -49,11 +49,10 @@ class Progress:
         self.cells += job.kind == "cell"
         if now - self.said >= self.interval and self.done < self.total:
             self.said = now
-            left = (now - self.begun) / self.done * (self.total - self.done)
-            logger.info(
-                f"{self.cells} of {self.all_cells} cells, {100 * self.done / self.total:.0f} % of the work; last: "
-                f"{describe(job)}; about {format_seconds(left)} left"
-            )
+            share = self.done / self.total
+            left = f"; about {format_seconds((now - self.begun) * (1 / share - 1))} left" if share > 0.01 else ""
+            done = f"{self.cells} of {self.all_cells} cells, {100 * share:.0f} % of the work"
+            logger.info(f"{done}; last: {describe(job)}{left}")
 
 
 def describe(job: Job) -> str:

@@ -77,7 +77,7 @@ def run_with_ray(jobs: Sequence[Job], store: Store, config: Config) -> Iterator[
     began = not ray.is_initialized()
     try:
         if began:
-            ray.init(address=config.ray_address, log_to_driver=False, logging_level="warning", **options)
+            ray.init(address=config.ray_address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError) as error:
         raise KWTLError(f"there is no Ray cluster at {config.ray_address}: {str(error).splitlines()[0]}") from error
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def select(scores: Sequence[ImageScores], strategy: str, budget: Budget, seed: i
     """Choose windows as ``select_regions`` does; a pixel budget is also used up by evenly spaced windows.
 
     ``strided`` takes as many windows as the budget holds side by side, but on a dense grid they overlap. For an equal
-    number of distinct pixels the largest number of evenly spaced windows is taken that stays within the budget; which
-    number that is, is looked for upwards, and the search ends at the first one that is beyond it by a window.
+    number of distinct pixels the smallest number of evenly spaced windows is taken that is beyond the budget, and the
+    last of them are left out or cut at their lower edge.
 
     Args:
         scores: of the pool.
@@ -38,19 +39,24 @@ def select(scores: Sequence[ImageScores], strategy: str, budget: Budget, seed: i
     Returns:
         The regions, rank 1 first.
     """
-    if strategy != "strided" or budget.pixels is None:
-        return select_regions(scores, strategy, budget, seed)
-    sizes = [image.grid.size[0] * image.grid.size[1] for image in scores]
+    regions = select_regions(scores, strategy, budget, seed)
     total = sum(len(image.grid) for image in scores)
-    chosen: list[Region] = []
-    for windows in range(max(1, budget.pixels // max(sizes)), total + 1):
-        regions = select_regions(scores, strategy, Budget(windows=windows))
-        pixels = cost_of(regions).unique_pixels
-        if pixels <= budget.pixels:
-            chosen = regions
-        elif pixels >= budget.pixels + max(sizes):
-            break
-    return chosen or select_regions(scores, strategy, budget, seed)
+    if strategy != "strided" or budget.pixels is None:
+        return regions
+    while len(regions) < total and cost_of(regions).unique_pixels < budget.pixels:
+        regions = select_regions(scores, strategy, Budget(windows=len(regions) + 1))
+    return _cut(regions, budget.pixels)
+
+
+def _cut(regions: list[Region], pixels: int) -> list[Region]:
+    """Leave out regions from the last on, and cut one, until they have no more distinct pixels."""
+    while cost_of(regions).unique_pixels > pixels:
+        *regions, last = regions
+        for height in range(last.height - 1, 0, -1):
+            cut = [*regions, replace(last, height=height)]
+            if cost_of(cut).unique_pixels <= pixels:
+                return cut
+    return regions
 
 
 def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any]]) -> dict[str, float]:

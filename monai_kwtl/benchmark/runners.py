@@ -14,7 +14,7 @@ from monai_kwtl.benchmark.grid import Job
 from monai_kwtl.benchmark.store import Store
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["choose_runner", "run_in_loop", "run_with_ray"]
+__all__ = ["choose_runner", "ray_installed", "run_in_loop", "run_with_ray"]
 
 Runner = Callable[[Sequence[Job], Store, Config], Iterator[Job]]
 
@@ -117,13 +117,17 @@ def _check_resources(resources: dict[str, float], config: Config, cuda: bool) ->
         )
 
 
+def ray_installed() -> bool:
+    """Whether Ray can be used here."""
+    return importlib.util.find_spec("ray") is not None
+
+
 def choose_runner(name: str) -> Runner:
     """The runner of a name: ``loop``, ``ray``, or ``auto``, which is Ray where it is installed.
 
     Raises:
         KWTLError: for ``ray`` where it is not installed.
     """
-    installed = importlib.util.find_spec("ray") is not None
-    if name == "ray" and not installed:
+    if name == "ray" and not ray_installed():
         raise KWTLError("Ray is not installed: pip install -e '.[benchmark]', or use --runner loop.")
-    return run_with_ray if name != "loop" and installed else run_in_loop
+    return run_with_ray if name != "loop" and ray_installed() else run_in_loop

@@ -136,7 +136,8 @@ class Case:
         folder = self.config.data / self.target
         if not folder.is_dir():
             raise KWTLError(
-                f"targets: there is no data set {self.target!r} in {self.config.data}; it was not prepared."
+                f"targets: there is no data set {self.target!r} in {self.config.data}; prepare it, or say where with "
+                "data_dir or KWTL_DATA."
             )
         return folder
 

@@ -130,7 +130,8 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
     start = time.perf_counter()
     network = bench.train_support(support, key.variant)
     trained = time.perf_counter() - start
-    result = quality(bench.measure(network, key.variant)) | labelling_cost(regions, support)
+    overlaps = bench.measure(network, key.variant)
+    result = quality(overlaps) | labelling_cost(regions, support)
     cuda = bench.device.type == "cuda"
     device = torch.cuda.get_device_name(bench.device) if cuda else bench.device.type
     times = {"select_seconds": round(seconds, 3), "train_seconds": round(trained, 3)}
@@ -139,6 +140,7 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
         "settings": settings,
         "selection": digest([(r.image, r.page, r.x, r.y, r.width, r.height) for r in regions]),
         "result": {**result, "device": device},
+        "iou_of_test_images": [round(found.iou, 6) for found in overlaps],
         "times": times,
     }
     store.put_cell(digest(settings), document)

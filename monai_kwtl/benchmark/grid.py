@@ -15,6 +15,7 @@ from monai_kwtl.benchmark.config import Config
 from monai_kwtl.benchmark.methods import METHODS, VARIANTS
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.errors import KWTLError
 
 __all__ = ["Job", "cells_of", "jobs_of"]
 
@@ -42,16 +43,34 @@ class Job:
     needs: tuple[str, ...]
     size: float
 
+    def __str__(self) -> str:
+        cell = self.cell
+        if self.kind == "meta":
+            return f"meta-training for {cell.target}"
+        place = f"{cell.target} {cell.protocol} split {cell.split}"
+        if self.kind == "cell":
+            return f"{place}, {cell.method} at {cell.budget:g} {cell.budget_kind} ({cell.variant})"
+        return f"{place}, {self.kind}" + (f" for {cell.method}" if self.kind == "scores" else "")
+
     def run(self, store: Store) -> None:
         """Compute it, unless it is in the store already.
 
         Args:
             store: where the result goes.
+
+        Raises:
+            KWTLError: for data that cannot be used, or when a training diverges.
         """
         if store.has(self.kind, self.key):
             return
         # sums of floats depend on how many threads share them
         torch.set_num_threads(self.case.config.cores)
+        try:
+            self._compute(store)
+        except KWTLError as error:
+            raise KWTLError(f"{self}: {error}") from error
+
+    def _compute(self, store: Store) -> None:
         if self.kind == "cell":
             run_cell(self.case, store, self.cell)
             return

@@ -16,7 +16,7 @@ from monai_kwtl.benchmark.grid import Job, cells_of, jobs_of
 from monai_kwtl.benchmark.results import write_results
 from monai_kwtl.benchmark.runners import choose_runner
 from monai_kwtl.benchmark.store import Store
-from monai_kwtl.bundle import versions
+from monai_kwtl.bundle import start_sha256, versions
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.summary import format_seconds
 from monai_kwtl.synthetic import DOMAINS, make_pool
@@ -52,18 +52,7 @@ class Progress:
             share = self.done / self.total
             left = f"; about {format_seconds((now - self.begun) * (1 / share - 1))} left" if share > 0.01 else ""
             done = f"{self.cells} of {self.all_cells} cells, {100 * share:.0f} % of the work"
-            logger.info(f"{done}; last: {describe(job)}{left}")
-
-
-def describe(job: Job) -> str:
-    """What a job was, for a reader."""
-    cell = job.cell
-    if job.kind == "meta":
-        return f"meta-training for {cell.target}"
-    place = f"{cell.target} {cell.protocol} split {cell.split}"
-    if job.kind == "cell":
-        return f"{place}, {cell.method} at {cell.budget:g} {cell.budget_kind} ({cell.variant})"
-    return f"{place}, {job.kind}" + (f" for {cell.method}" if job.kind == "scores" else "")
+            logger.info(f"{done}; last: {job}{left}")
 
 
 def _make_simulated(config: Config) -> None:
@@ -91,6 +80,7 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
     if config.data_dir == SIMULATED:
         _make_simulated(config)
     forget_data()
+    given, config = config, _with_absolute_paths(config)
     store, folder = Store(Path(config.output_dir) / "store"), Path(config.output_dir) / name
     runner = choose_runner(config.runner)
     cells = cells_of(config)
@@ -102,7 +92,7 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
             wanted.update(job.needs)
     missing = [job for job in jobs if job.key in wanted and not store.has(job.kind, job.key)]
     finished = write_results(folder, store, results)
-    _write_about(folder, config, about or {})
+    _write_about(folder, given, about or {})
     logger.info(f"{name}: {finished} of {len(cells)} cells are finished, {len(missing)} jobs to do")
     distinct = set(results.values())
     progress = Progress(missing, (sum(store.has("cell", key) for key in distinct), len(distinct)))
@@ -115,10 +105,22 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
     return {"cells": len(cells), "computed": len(missing), "results": str(folder / "results.csv")}
 
 
+def _with_absolute_paths(config: Config) -> Config:
+    """The same, for workers that may run in another folder and with other variables."""
+    changes = {"data_dir": str(config.data.resolve()), "output_dir": str(Path(config.output_dir).resolve())}
+    if config.ckpt is not None:
+        changes["ckpt"] = str(Path(config.ckpt).resolve())
+    return dataclasses.replace(config, **changes)
+
+
 def _write_about(folder: Path, config: Config, about: Mapping[str, Any]) -> None:
-    """Write what the numbers were made with: knobs, schedule, settings of the targets, versions."""
+    """Write what the numbers were made with: knobs but those of places, schedule, settings of targets, versions."""
+    knobs = dataclasses.asdict(config)
+    for place in ("data_dir", "output_dir", "ray_address", "ckpt"):
+        del knobs[place]
     document = {
-        "config": dataclasses.asdict(config),
+        "config": knobs,
+        "start_sha256": start_sha256(config.ckpt),
         "schedule": config.plan.as_dict(),
         "targets": {name: dataclasses.asdict(config.target(name)) for name in config.targets},
         "versions": versions(),

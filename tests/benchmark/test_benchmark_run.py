@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,23 @@ def test_what_a_grid_was_made_with_is_written_beside_it(config, tmp_path):
     about = json.loads((tmp_path / "output" / "grid" / "grid.json").read_text())
     assert about["schedule"]["support_steps"] == 3 and about["machine"] == {"cores": 2}
     assert about["targets"]["ours"]["windows_per_shot"] == 3 and set(about["versions"]) >= {"torch", "monai"}
+
+
+def test_nothing_of_this_machines_folders_is_in_the_tables(config, tmp_path):
+    run_protocol(config, "grid")
+    for path in (tmp_path / "output" / "grid").iterdir():
+        assert str(tmp_path) not in path.read_text() and config.data_dir not in path.read_text()
+
+
+def test_what_goes_wrong_says_in_which_cell(config, monkeypatch):
+    def diverge(self, support, variant):
+        raise KWTLError("the loss is nan at step 7")
+
+    monkeypatch.setattr("monai_kwtl.benchmark.stages.Bench.train_support", diverge)
+    with pytest.raises(
+        KWTLError, match=r"^ours random split 0, random at 1 shots \(base\): the loss is nan at step 7$"
+    ):
+        run_protocol(replace(config, methods=("random",)), "grid")
 
 
 def test_a_finished_grid_is_not_computed_again(config, monkeypatch):

@@ -251,10 +251,11 @@ def benchmark_protocol(options: argparse.Namespace) -> dict:
 
 
 def _value(text: str) -> object:
+    """A knob's value: JSON, a word, or several of either between commas."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return [_value(part) for part in text.split(",")] if "," in text else text.strip()
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -212,8 +212,9 @@ class Case:
     def check_budget(self, key: Key) -> None:
         """Raise a :class:`KWTLError` where the pool does not hold a budget."""
         step = self.config.target(self.target).step
+        grids = [WindowGrid(item["height"], item["width"], self.config.window, step) for item in self.pool]
         try:
-            self.budget(key).limits([WindowGrid(i["height"], i["width"], self.config.window, step) for i in self.pool])
+            self.budget(key).limits(grids)
         except KWTLError as error:
             raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
 

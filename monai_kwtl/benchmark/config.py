@@ -194,6 +194,8 @@ def read_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
     Raises:
         KWTLError: when the file cannot be read or is no object, else as :func:`make_config`.
     """
+    if not Path(path).is_file():
+        raise KWTLError(f"there is no configuration at {path}; choose one of configs/benchmark, or write one.")
     document = parse_json(path, "benchmark configuration")
     if not isinstance(document, dict):
         raise KWTLError(f"{path}: must hold an object of knobs.")

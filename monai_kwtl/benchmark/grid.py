@@ -66,7 +66,8 @@ class Job:
         # sums of floats depend on how many threads share them
         torch.set_num_threads(self.case.config.cores)
         try:
-            self._compute(store)
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                self._compute(store)
         except KWTLError as error:
             raise KWTLError(f"{self}: {error}") from error
 

@@ -65,6 +65,8 @@ def test_the_file_is_named_in_what_is_said_of_it(tmp_path):
     (tmp_path / "mine.json").write_text('{"targets": ["ssTEM"], "spilts": 3}')
     with pytest.raises(KWTLError, match="mine.json: unknown knob 'spilts'; did you mean splits?"):
         read_config(tmp_path / "mine.json")
+    with pytest.raises(KWTLError, match="there is no configuration at .*none.json; choose one of configs/benchmark"):
+        read_config(tmp_path / "none.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(KWTLError, match="list.json: must hold an object of knobs"):
         read_config(tmp_path / "list.json")

@@ -45,7 +45,7 @@ def test_without_another_data_set_there_is_nothing_to_meta_train_on(knobs, data,
 
 
 def test_a_target_that_was_not_prepared_is_named(knobs):
-    with pytest.raises(KWTLError, match="there is no data set 'EM' in .*; prepare it, or say where"):
+    with pytest.raises(KWTLError, match="^targets: there is no data set 'EM' in .*; prepare it, or say where"):
         cells_of(make_config({**knobs, "targets": "EM"}))
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from monai_kwtl.data import read_label
+from monai_kwtl.data import read_image, read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import region_file_names
+from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import read_selection
 
-__all__ = ["write_region_masks"]
+__all__ = ["reveal_masks", "write_region_masks"]
 
 
 def write_region_masks(
@@ -46,3 +48,39 @@ def write_region_masks(
         mask = labels[key][region.y : region.y + region.height, region.x : region.x + region.width]
         Image.fromarray(mask * 255).save(Path(folder) / name)
     return len(regions)
+
+
+def reveal_masks(regions: Sequence[Region], items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Read the true masks of regions, in the form that training takes, without files between.
+
+    Args:
+        regions: selected ones, which may overlap.
+        items: the pool with its labels; only labels of images with a region are read, and of those only the regions
+            leave this function.
+
+    Returns:
+        For each image with a region, in the order of ``items``: ``name``, ``page``, ``sha256``, ``image``, uint8
+        (1, H, W), ``label``, uint8 (1, H, W), 0 outside the regions, ``known``, bool (1, H, W), the union of the
+        regions, and ``regions``.
+
+    Raises:
+        KWTLError: when a selected image is not in the pool or has no label.
+    """
+    by_key = {(item["name"], item["page"]): item for item in items}
+    wanted: dict[tuple[str, int | None], list[Region]] = {}
+    for region in regions:
+        key = (region.image, region.page)
+        if key not in by_key or not by_key[key].get("label"):
+            raise KWTLError(f"there is no true mask of {region.image}; the simulated annotator needs labels.")
+        wanted.setdefault(key, []).append(region)
+    support = []
+    for key, item in by_key.items():
+        if key not in wanted:
+            continue
+        image, truth = read_image(item), read_label(item)
+        known = np.zeros(truth.shape, dtype=bool)
+        for r in wanted[key]:
+            known[:, r.y : r.y + r.height, r.x : r.x + r.width] = True
+        found = {name: item[name] for name in ("name", "page", "sha256")}
+        support.append({**found, "image": image, "label": truth * known, "known": known, "regions": wanted[key]})
+    return support

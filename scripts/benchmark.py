@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Speed and agreement, measured side by side in one run: ``scripts/benchmark.py select`` and others."""
+"""Speed and agreement, measured side by side (``select``, ``train``), and the paper's ``protocol``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import logging
 import os
 import platform
 import statistics
@@ -24,6 +26,8 @@ from scipy.stats import spearmanr
 
 from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.benchmark import page
+from monai_kwtl.benchmark.config import Config, read_config
+from monai_kwtl.benchmark.run import run_protocol
 from monai_kwtl.bundle import load_weights, one_line_errors, versions
 from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
@@ -258,6 +262,28 @@ def benchmark_train(options: argparse.Namespace) -> dict:
     }
 
 
+def benchmark_protocol(options: argparse.Namespace) -> dict:
+    """The grid of a configuration: target x split x seed x method x budget."""
+    progress = logging.StreamHandler(sys.stdout)
+    progress.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("monai_kwtl.benchmark")
+    log.addHandler(progress)
+    log.setLevel(logging.INFO)
+    given = {knob.name: getattr(options, knob.name) for knob in dataclasses.fields(Config)}
+    given = {name: _value(text) for name, text in given.items() if text is not None}
+    about = machine()
+    del about["threads"]
+    return run_protocol(read_config(options.config, given), options.config.stem, {"machine": about})
+
+
+def _value(text: str) -> object:
+    """A knob's value: JSON, a word, or several of either between commas."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return [_value(part) for part in text.split(",")] if "," in text else text.strip()
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     data = Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data"))
@@ -288,6 +314,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     page.add_arguments(results)
     results.set_defaults(work=page.run)
     add_commands(commands, data)
+    protocol = commands.add_parser("protocol", help="the paper's protocol: mean IoU of every method at every budget")
+    protocol.add_argument("--config", type=Path, required=True, help="such as configs/benchmark/cpu_sstem.json")
+    for knob in dataclasses.fields(Config):
+        default = "none" if knob.default is None else json.dumps(knob.default)
+        shown = f"{knob.metadata['doc']} (default: {default})".replace("%", "%%")
+        protocol.add_argument(f"--{knob.name}", metavar="VALUE", help=shown)
+    protocol.set_defaults(work=benchmark_protocol)
     return parser.parse_args(arguments)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from monai_kwtl.data import load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import region_file_names
-from monai_kwtl.oracle import write_region_masks
+from monai_kwtl.oracle import reveal_masks, write_region_masks
 from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import dump_selection
 from monai_kwtl.support import read_support
@@ -102,3 +102,30 @@ def test_an_image_that_is_not_in_the_pool_is_named(truth, tmp_path):
     pool = [item for item in load_pool(tmp_path / "data") if item["name"] != "images/grey.png"]
     with pytest.raises(KWTLError, match="no true mask of images/grey.png"):
         write_region_masks(path, pool, tmp_path / "masks")
+
+
+def test_revealed_masks_hold_the_truth_inside_the_regions_and_nothing_outside(truth, tmp_path):
+    _, regions = select(tmp_path, [PLACES[0], PLACES[1], PLACES[4]])
+    grey, page = reveal_masks(regions, load_pool(tmp_path / "data"))
+    assert (grey["name"], page["name"], page["page"]) == ("images/grey.png", "images/stack.tif", 1)
+    assert [region.rank for region in grey["regions"]] == [1, 3]
+    for entry, places in ((grey, [PLACES[0], PLACES[4]]), (page, [PLACES[1]])):
+        for row in range(SHAPE[0]):
+            for column in range(SHAPE[1]):
+                inside = any(x <= column < x + w and y <= row < y + h for _, _, x, y, w, h in places)
+                assert entry["known"][0, row, column] == inside
+                assert entry["label"][0, row, column] == (inside and truth[entry["name"], entry["page"]][row, column])
+
+
+def test_masks_are_revealed_without_reading_those_of_other_images(truth, tmp_path):
+    _, regions = select(tmp_path, PLACES[:1])
+    pool = load_pool(tmp_path / "data")
+    (tmp_path / "data" / "labels" / "stack.tif").write_bytes(b"no image")
+    assert len(reveal_masks(regions, pool)) == 1
+    assert reveal_masks([], pool) == []
+
+
+def test_a_region_of_an_image_without_a_mask_cannot_be_revealed(truth, tmp_path):
+    _, regions = select(tmp_path, [("images/bare.png", None, 0, 0, 9, 9)])
+    with pytest.raises(KWTLError, match="no true mask of images/bare.png"):
+        reveal_masks(regions, load_pool(tmp_path / "data"))

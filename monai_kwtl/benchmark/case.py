@@ -1,0 +1,250 @@
+"""A case: one target, split and seed of a benchmark, its images, and what each result of it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_kwtl.benchmark.config import Config
+from monai_kwtl.benchmark.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.store import derived_seed, digest, folder_hash
+from monai_kwtl.benchmark.targets import make_splits
+from monai_kwtl.bundle import choose_device, start_sha256, versions
+from monai_kwtl.data import load_pool
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.pretext import spread
+from monai_kwtl.selection import Budget
+from monai_kwtl.windows import WindowGrid
+
+__all__ = ["Case", "Key", "forget_data", "source_names"]
+
+Items = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What names a row of the results; the fields are the columns, in their order."""
+
+    target: str
+    protocol: str
+    split: int
+    seed: int
+    schedule: str
+    variant: str
+    method: str
+    budget_kind: str
+    budget: float
+
+
+_versions = lru_cache(maxsize=1)(versions)
+
+
+def forget_data() -> None:
+    """Look at the files of the data sets anew: what is found in them is remembered, as every cell asks for it."""
+    for function in (_images, _splits, _meta_settings, folder_hash):
+        function.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def _images(folder: Path, with_labels: bool) -> Items:
+    return load_pool(folder, with_labels=with_labels, knob="targets")
+
+
+@lru_cache(maxsize=8)
+def _splits(folder: Path, protocol: str, count: int, fraction: float, block: str | None, most: int | None) -> list:
+    items = _images(folder, True)
+    if unlabelled := [item["name"] for item in items if not item.get("label")]:
+        raise KWTLError(
+            f"{folder}: {len(unlabelled)} images have no mask, first {unlabelled[0]}; a benchmark needs all."
+        )
+    return make_splits(items if most is None else spread(items, most), protocol, count, fraction, block)
+
+
+def _identity(items: Items) -> str:
+    """Hash of names and images in their order, on which the drawing of crops depends."""
+    return digest([(item["name"], item["page"], item["sha256"]) for item in items])
+
+
+def source_names(config: Config, target: str) -> list[str]:
+    """Names of the data sets that the network of a target is meta-trained on: never the target itself.
+
+    Raises:
+        KWTLError: when there is none, or one is not there.
+    """
+    found = sorted(folder.name for folder in config.data.glob("*") if (folder / "labels").is_dir())
+    for name in config.sources or ():
+        if name not in found:
+            raise KWTLError(f"sources: {config.data} has no labelled data set {name!r}; it has {', '.join(found)}.")
+    names = [name for name in config.sources or found if name != target]
+    if not names:
+        raise KWTLError(f"there is no labelled data set besides {target} in {config.data} to meta-train on.")
+    return names
+
+
+@lru_cache(maxsize=64)
+def _meta_settings(config: Config, target: str, seed: int) -> dict[str, Any]:
+    plan = config.plan
+    sources = [
+        (name, [folder_hash(config.data / name / part) for part in ("images", "labels")])
+        for name in source_names(config, target)
+    ]
+    return {
+        "stage": "meta",
+        "sources": sources,
+        "start": start_sha256(config.ckpt),
+        "seed": derived_seed(target, seed, "meta"),
+        "crop": plan.crop,
+        **{name: getattr(plan, name) for name in ("meta_epochs", "inner_steps", "meta_crops", "meta_images")},
+        **_common(config),
+    }
+
+
+def _common(config: Config) -> dict[str, Any]:
+    kind = choose_device(config.device).type if config.device == "auto" else torch.device(config.device).type
+    return {"versions": _versions(), "device": kind, "amp": config.amp}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One target, protocol, split and seed.
+
+    The ``*_settings`` are JSON data that hold everything a result depends on, each with the hash of what it is made
+    from, so that equal results are computed once, and changed images or knobs never meet old results.
+
+    Args:
+        config: of the benchmark.
+        target: name of the data set.
+        protocol: of the split.
+        split: its number, from 0.
+        seed: of training and of random methods.
+    """
+
+    config: Config
+    target: str
+    protocol: str
+    split: int
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the target."""
+        folder = self.config.data / self.target
+        if not folder.is_dir():
+            raise KWTLError(
+                f"targets: there is no data set {self.target!r} in {self.config.data}; prepare it, or say where with "
+                "data_dir or KWTL_DATA."
+            )
+        return folder
+
+    @property
+    def parts(self) -> tuple[Items, Items]:
+        """Pool and test images; their labels are paths, which nothing but the oracle and the measuring opens."""
+        config = self.config
+        block = config.target(self.target).block
+        # the first splits are the same however many there are
+        known = (config.splits, config.test_fraction, block, config.most_images)
+        return _splits(self.folder, self.protocol, *known)[self.split]
+
+    @property
+    def pool(self) -> Items:
+        """Pool images, without their labels."""
+        return [{name: value for name, value in item.items() if name != "label"} for item in self.parts[0]]
+
+    def derived_seed(self, purpose: str) -> int:
+        """A seed for a purpose, the same for all methods, variants and budgets of this case."""
+        return derived_seed(self.target, self.protocol, self.split, self.seed, purpose)
+
+    def meta_settings(self) -> dict[str, Any]:
+        """What the meta-trained network depends on; one for all splits of a target."""
+        return _meta_settings(self.config, self.target, self.seed)
+
+    def pretext_settings(self, variant: str) -> dict[str, Any]:
+        """What the pretext-tuned network depends on."""
+        plan, target = self.config.plan, self.config.target(self.target)
+        pseudo = {"polarity": target.polarity, "method": VARIANTS[variant].pseudo_labels or "auto"}
+        if pseudo["method"] == "auto":
+            pseudo |= {"threshold": target.threshold, "fraction": target.fraction}
+        return {
+            "stage": "pretext",
+            "start": digest(self.meta_settings()),
+            "pool": _identity(self.parts[0]),
+            "pseudo_label": pseudo,
+            "seed": self.derived_seed("pretext"),
+            "grid_step": target.step if plan.pretext_steps is None else None,
+            **{name: getattr(plan, name) for name in ("pretext_steps", "pretext_epochs", "crop", "batch_size")},
+            **_common(self.config),
+        }
+
+    def score_settings(self, variant: str, method: str) -> dict[str, Any] | None:
+        """What the scores of a method depend on; None where it needs none."""
+        if METHODS[method].measure is None:
+            return None
+        plan, target, departure = self.config.plan, self.config.target(self.target), VARIANTS[variant]
+        scoring = departure.scoring(METHODS[method], plan.exact)
+        source = departure.scores_with == "source"
+        return {
+            "stage": "scores",
+            "network": digest(self.meta_settings() if source else self.pretext_settings(variant)),
+            "pool": _identity(self.parts[0]),
+            "window": self.config.window,
+            "step": target.step,
+            "psi": target.psi if scoring["views"] == "intensity" else None,
+            "norm_images": plan.norm_images,
+            "seed": self.derived_seed("mc_dropout") if scoring["measure"] == "mc_dropout" else None,
+            **scoring,
+            **_common(self.config),
+        }
+
+    def budget(self, key: Key) -> Budget:
+        """The budget of a cell, of a method that selects."""
+        share = VARIANTS[key.variant].share
+        pool, target = self.parts[0], self.config.target(self.target)
+        if key.budget_kind == "pixels":
+            area = sum(item["height"] * item["width"] for item in pool) / len(pool)
+            return Budget(pixels=max(1, round(share * key.budget * area)))
+        return Budget(windows=max(1, round(share * key.budget * target.windows_per_shot)))
+
+    def check_budget(self, key: Key) -> None:
+        """Raise a :class:`KWTLError` where the pool does not hold a budget."""
+        step = self.config.target(self.target).step
+        grids = [WindowGrid(item["height"], item["width"], self.config.window, step) for item in self.pool]
+        try:
+            self.budget(key).limits(grids)
+        except KWTLError as error:
+            raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
+
+    def cell_settings(self, key: Key) -> dict[str, Any]:
+        """What the result of a cell depends on; labels of the pool and the test images count as files."""
+        plan, config, method = self.config.plan, self.config, METHODS[key.method]
+        pool, test = self.parts
+        settings: dict[str, Any] = {
+            "stage": "cell",
+            "start": digest(self.pretext_settings(key.variant)),
+            "norm": VARIANTS[key.variant].norm,
+            "norm_images": plan.norm_images,
+            "pool": _identity(pool),
+            "test": _identity(test),
+            "labels": folder_hash(self.folder / "labels"),
+            **_common(self.config),
+        }
+        if key.method != "pretext_only":
+            settings |= {"seed": self.derived_seed("support"), "grid_step": None}
+            settings |= {n: getattr(plan, n) for n in ("support_steps", "support_epochs", "crop", "batch_size")}
+            if plan.support_steps is None:
+                settings["grid_step"] = config.target(self.target).step
+        if method.strategy is None:
+            return settings | {"select": key.method}
+        scores = self.score_settings(key.variant, key.method)
+        return settings | {
+            "select": method.strategy,
+            "scores": scores and digest(scores),
+            "window": config.window,
+            "step": config.target(self.target).step,
+            "budget": self.budget(key).as_dict(),
+            "select_seed": self.derived_seed(key.method),
+        }

@@ -1,0 +1,146 @@
+"""A cell: select, let the oracle label, tune, measure, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from monai_kwtl.benchmark.case import Case, Key
+from monai_kwtl.benchmark.methods import METHODS
+from monai_kwtl.benchmark.stages import Bench
+from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.metrics import Overlap, summarize
+from monai_kwtl.oracle import reveal_masks
+from monai_kwtl.selection import Budget, Region, cost_of, select_regions
+from monai_kwtl.strategies import ImageScores
+
+__all__ = ["labelling_cost", "quality", "run_cell", "select"]
+
+
+def select(scores: Sequence[ImageScores], strategy: str, budget: Budget, seed: int) -> list[Region]:
+    """Choose windows as ``select_regions`` does; a pixel budget is also used up by evenly spaced windows.
+
+    ``strided`` takes as many windows as the budget holds side by side, but on a dense grid they overlap. For an equal
+    number of distinct pixels the smallest number of evenly spaced windows is taken that is beyond the budget, and the
+    last of them are left out or cut at their lower edge.
+
+    Args:
+        scores: of the pool.
+        strategy: a name in ``STRATEGIES``.
+        budget: how much to label.
+        seed: of the random strategies.
+
+    Returns:
+        The regions, rank 1 first.
+    """
+    regions = select_regions(scores, strategy, budget, seed)
+    total = sum(len(image.grid) for image in scores)
+    if strategy != "strided" or budget.pixels is None:
+        return regions
+    while len(regions) < total and cost_of(regions).unique_pixels < budget.pixels:
+        regions = select_regions(scores, strategy, Budget(windows=len(regions) + 1))
+    return _cut(regions, budget.pixels)
+
+
+def _cut(regions: list[Region], pixels: int) -> list[Region]:
+    """Leave out regions from the last on, and cut one, until they have no more distinct pixels."""
+    while cost_of(regions).unique_pixels > pixels:
+        *regions, last = regions
+        for height in range(last.height - 1, 0, -1):
+            cut = [*regions, replace(last, height=height)]
+            if cost_of(cut).unique_pixels <= pixels:
+                return cut
+    return regions
+
+
+def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What labelling costs an annotator.
+
+    Args:
+        regions: that were labelled.
+        support: the masks of them, as :func:`monai_kwtl.oracle.reveal_masks` gives them.
+
+    Returns:
+        ``windows``; ``unique_pixels`` and ``images``; ``objects``: connected parts (with diagonals) of the foreground
+        that the annotator sees, an object that is cut by unlabelled pixels counting once for each part; and
+        ``foreground_share`` of the labelled pixels, in [0, 1].
+    """
+    cost = cost_of(regions)
+    objects = sum(ndimage.label(entry["label"][0], structure=np.ones((3, 3)))[1] for entry in support)
+    foreground = sum(int(entry["label"].sum()) for entry in support)
+    return {
+        "windows": cost.windows,
+        "unique_pixels": cost.unique_pixels,
+        "images": cost.images,
+        "objects": int(objects),
+        "foreground_share": foreground / cost.unique_pixels if cost.unique_pixels else 0.0,
+    }
+
+
+def quality(overlaps: Sequence[Overlap]) -> dict[str, float]:
+    """How good the masks of the test images are.
+
+    Args:
+        overlaps: one for each image, at least one.
+
+    Returns:
+        ``mean_iou`` over images, ``pooled_iou``, ``dice`` (mean over images), and false positive and false negative
+        pixels of all images over the pooled union: ``over_prediction`` and ``under_prediction``; all in [0, 1].
+    """
+    summary = summarize(list(overlaps))
+    union = max(sum(found.union for found in overlaps), 1)
+    return {
+        "mean_iou": summary["mean_iou"],
+        "pooled_iou": summary["pooled_iou"],
+        "dice": summary["mean_dice"],
+        "over_prediction": sum(found.false_positive for found in overlaps) / union,
+        "under_prediction": sum(found.false_negative for found in overlaps) / union,
+    }
+
+
+def _whole_images(items: Sequence[Mapping[str, Any]]) -> list[Region]:
+    return [
+        Region(rank, item["name"], item["page"], item["sha256"], 0, 0, item["width"], item["height"], 0.0)
+        for rank, item in enumerate(items, start=1)
+    ]
+
+
+def run_cell(case: Case, store: Store, key: Key) -> None:
+    """Select, reveal, tune and measure; the result is kept in the store.
+
+    Args:
+        case: of the cell.
+        store: has the pretext network, and the scores that the method needs.
+        key: of the cell.
+    """
+    bench, method = Bench(case, store), METHODS[key.method]
+    regions, seconds = _whole_images(case.pool) if key.method == "full" else [], 0.0
+    if method.strategy is not None:
+        scores, seconds = bench.scores(key.variant, key.method)
+        start = time.perf_counter()
+        regions = select(scores, method.strategy, case.budget(key), case.derived_seed(key.method))
+        seconds += time.perf_counter() - start
+    support = reveal_masks(regions, case.parts[0])
+    start = time.perf_counter()
+    network = bench.train_support(support, key.variant)
+    trained = time.perf_counter() - start
+    overlaps = bench.measure(network, key.variant)
+    result = quality(overlaps) | labelling_cost(regions, support)
+    cuda = bench.device.type == "cuda"
+    device = torch.cuda.get_device_name(bench.device) if cuda else bench.device.type
+    times = {"select_seconds": round(seconds, 3), "train_seconds": round(trained, 3)}
+    settings = case.cell_settings(key)
+    document = {
+        "settings": settings,
+        "selection": digest([(r.image, r.page, r.x, r.y, r.width, r.height) for r in regions]),
+        "result": {**result, "device": device},
+        "iou_of_test_images": [round(found.iou, 6) for found in overlaps],
+        "times": times,
+    }
+    store.put_cell(digest(settings), document)

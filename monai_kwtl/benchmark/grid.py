@@ -1,0 +1,172 @@
+"""The grid of a benchmark as jobs: what is to be computed, in an order in which everything finds what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from monai_kwtl.benchmark.case import Case, Key
+from monai_kwtl.benchmark.cells import run_cell
+from monai_kwtl.benchmark.config import Config
+from monai_kwtl.benchmark.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.stages import Bench
+from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["Job", "cells_of", "jobs_of"]
+
+_CROP = 128 * 128  # pixels; the unit of a job's size is one such crop trained on, which costs three forward passes
+_OVERHEAD = 20.0  # of any job: reading, writing, the first call of a network
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to compute once and keep in the store.
+
+    Args:
+        kind: ``meta``, ``pretext``, ``scores`` or ``cell``.
+        key: hash of all that it depends on, its name in the store.
+        case: of it, or for what several cases share, of the first of them.
+        cell: the cell, or for scores and pretext networks the first that needs them.
+        needs: keys of the jobs that must be finished before.
+        size: roughly how much computing it takes, for the time left.
+    """
+
+    kind: str
+    key: str
+    case: Case
+    cell: Key
+    needs: tuple[str, ...]
+    size: float
+
+    def __str__(self) -> str:
+        cell = self.cell
+        if self.kind == "meta":
+            return f"meta-training for {cell.target}"
+        place = f"{cell.target} {cell.protocol} split {cell.split}"
+        if self.kind == "cell":
+            return f"{place}, {cell.method} at {cell.budget:g} {cell.budget_kind} ({cell.variant})"
+        return f"{place}, {self.kind}" + (f" for {cell.method}" if self.kind == "scores" else "")
+
+    def run(self, store: Store) -> None:
+        """Compute it, unless it is in the store already.
+
+        Args:
+            store: where the result goes.
+
+        Raises:
+            KWTLError: for data that cannot be used, or when a training diverges.
+        """
+        if store.has(self.kind, self.key):
+            return
+        # sums of floats depend on how many threads share them
+        torch.set_num_threads(self.case.config.cores)
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                self._compute(store)
+        except KWTLError as error:
+            raise KWTLError(f"{self}: {error}") from error
+
+    def _compute(self, store: Store) -> None:
+        if self.kind == "cell":
+            run_cell(self.case, store, self.cell)
+            return
+        bench = Bench(self.case, store)
+        if self.kind == "meta":
+            bench.train_meta()
+        elif self.kind == "pretext":
+            bench.train_pretext(self.cell.variant)
+        else:
+            bench.score(self.cell.variant, self.cell.method)
+
+
+def cells_of(config: Config) -> list[tuple[Case, Key]]:
+    """Every cell of a grid, in the order of the results' rows.
+
+    ``full`` has one cell a split, of the budget of all pool images, in shots; ``pretext_only`` one, of budget 0.
+
+    Raises:
+        KWTLError: where a target is not there, or does not hold a budget.
+    """
+    cells = []
+    for target, protocol, split, seed in product(config.targets, config.protocols, range(config.splits), config.seeds):
+        case = Case(config, target, protocol, split, seed)
+        for variant, method in product(config.variants, config.methods):
+            budgets = [("shots", float(value)) for value in config.shots]
+            budgets += [("pixels", float(value)) for value in config.pixels]
+            if METHODS[method].strategy is None:
+                budgets = [("shots", 0.0 if method == "pretext_only" else float(len(case.pool)))]
+            for kind, value in budgets:
+                key = Key(target, protocol, split, seed, config.plan.name, variant, method, kind, value)
+                if METHODS[method].strategy is not None:
+                    case.check_budget(key)
+                cells.append((case, key))
+    return sorted(cells, key=lambda cell: cell[1])
+
+
+def _training(config: Config, steps: int | None, epochs: int, windows: float) -> float:
+    plan = config.plan
+    crops = epochs * windows if steps is None else steps * plan.batch_size
+    return crops * plan.crop**2 / _CROP
+
+
+def _sizes(case: Case, key: Key) -> dict[str, float]:
+    """Roughly how much computing the jobs of a cell take."""
+    config, plan = case.config, case.config.plan
+    pool, test = case.parts
+    area = sum(item["height"] * item["width"] for item in pool) / len(pool)
+    step, departure, method = config.target(case.target).step, VARIANTS[key.variant], METHODS[key.method]
+    image = area / _CROP / 3
+    passes = {"soft": 4, "hard": 4, "jsd": 4, "mc_dropout": 10}.get(method.measure or "", 1)
+    exact = method.measure is not None and departure.scoring(method, plan.exact)["exact"]
+    shot = config.target(case.target).windows_per_shot
+    windows = min(key.budget, len(pool)) * shot * departure.share
+    norm = 2 * min(plan.norm_images, len(pool)) * image
+    sources = len(case.meta_settings()["sources"])
+    return {
+        "meta": plan.meta_epochs * sources * plan.inner_steps * plan.meta_crops * plan.crop**2 / _CROP,
+        "pretext": _training(config, plan.pretext_steps, plan.pretext_epochs, len(pool) * area / step**2),
+        "scores": norm + len(pool) * passes * image * (config.window**2 / step**2 if exact else 1),
+        "cell": norm
+        + len(test) * image
+        + (_training(config, plan.support_steps, plan.support_epochs, windows) if key.method != "pretext_only" else 0),
+    }
+
+
+def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """Kind and settings of each job of a cell, and which of them, by their place, it needs."""
+    yield "meta", case.meta_settings(), ()
+    yield "pretext", case.pretext_settings(key.variant), (0,)
+    scores = case.score_settings(key.variant, key.method)
+    if scores is not None:
+        source = VARIANTS[key.variant].scores_with == "source"
+        yield "scores", scores, (0,) if source else (1,)
+    yield "cell", case.cell_settings(key), (1,) if scores is None else (1, 2)
+
+
+def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
+    """The jobs of cells, each once however many cells share it, and the job that has the result of each cell.
+
+    Cells whose settings come to the same are one job: a strategy that needs no scores is the same whatever scores.
+
+    Args:
+        cells: as from :func:`cells_of`.
+
+    Returns:
+        Jobs, each after those it needs, a split after the other; and the key in the store of every cell.
+    """
+    jobs: dict[str, Job] = {}
+    results: dict[Key, str] = {}
+    for case, key in cells:
+        sizes, keys = _sizes(case, key), []
+        for kind, settings, needs in _jobs_of_cell(case, key):
+            keys.append(digest(settings))
+            if keys[-1] not in jobs:
+                needed = tuple(keys[place] for place in needs)
+                jobs[keys[-1]] = Job(kind, keys[-1], case, key, needed, sizes[kind] + _OVERHEAD)
+        results[key] = keys[-1]
+    return list(jobs.values()), results

@@ -1,0 +1,98 @@
+"""The methods that are compared, and the ablations that a method is repeated under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monai_kwtl.scoring import CONSISTENCY_MEASURES
+
+__all__ = ["METHODS", "VARIANTS", "Method", "Variant"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How windows are chosen.
+
+    Args:
+        strategy: a name in ``monai_kwtl.strategies.STRATEGIES``; None where nothing is chosen.
+        measure: what the pool is scored by, a name in ``monai_kwtl.scoring.MEASURES``; None needs no scores.
+        dense: whether it needs the score map of whole images, and so is never scored window by window.
+    """
+
+    strategy: str | None
+    measure: str | None = None
+    dense: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "top_k_soft": Method("top_k", "soft"),
+    "top_k_hard": Method("top_k", "hard"),
+    "entropy": Method("top_k", "entropy"),
+    "mc_dropout": Method("top_k", "mc_dropout"),
+    "coverage": Method("coverage", "soft", dense=True),
+    "random": Method("random"),
+    "random_stratified": Method("stratified_random"),
+    "strided": Method("strided"),
+    # needs the predicted foreground alone, which entropy gives with one forward pass an image
+    "foreground_random": Method("foreground_random", "entropy", dense=True),
+    "full": Method(None),  # every mask of the pool: the ceiling
+    "pretext_only": Method(None),  # no mask at all: where everyone begins
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One departure from the protocol, for an ablation.
+
+    Args:
+        scores_with: ``pretext``, or ``source``: the meta-trained network scores the pool (figure 6a of the paper); the
+            tuning on the selected windows begins with the pretext network all the same.
+        views: ``intensity`` or ``affine`` (figure 6b).
+        pseudo_labels: None: as the target's; ``kmeans`` (table 3).
+        weighted: whether foreground counts with the weight of Eq. 4 in the scores.
+        share: of the windows of a shot (figures 4 and 5), in (0, 1].
+        norm: batch-norm statistics of the networks that score and are measured: ``reestimated`` on the pool,
+            ``running`` of their training; ``transductive``: measured with those of each test image itself, what the
+            authors reported, and scored as ``reestimated``.
+        exact: window by window (True) or dense (False); None: as the schedule.
+    """
+
+    scores_with: str = "pretext"
+    views: str = "intensity"
+    pseudo_labels: str | None = None
+    weighted: bool = False
+    share: float = 1.0
+    norm: str = "reestimated"
+    exact: bool | None = None
+
+    def scoring(self, method: Method, exact: bool) -> dict[str, object]:
+        """What of the variant matters to the scores of a method: variants that agree in it share their scores.
+
+        Args:
+            method: of :data:`METHODS`, with a measure.
+            exact: what the schedule says.
+        """
+        consistency = method.measure in CONSISTENCY_MEASURES
+        return {
+            "measure": method.measure,
+            "views": self.views if consistency else None,
+            "weighted": self.weighted and consistency,
+            "exact": not method.dense and (exact if self.exact is None else self.exact),
+            "norm": "reestimated" if self.norm == "transductive" else self.norm,
+        }
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant(),
+    "source_only": Variant(scores_with="source"),
+    "affine_views": Variant(views="affine"),
+    "kmeans": Variant(pseudo_labels="kmeans"),
+    "weighted": Variant(weighted=True),
+    "half_windows": Variant(share=0.5),
+    "quarter_windows": Variant(share=0.25),
+    "tenth_windows": Variant(share=0.1),
+    "running_norm": Variant(norm="running"),
+    "transductive_norm": Variant(norm="transductive"),
+    "exact": Variant(exact=True),
+    "dense": Variant(exact=False),
+}

@@ -1,0 +1,199 @@
+"""The stages of a benchmark in one process: meta-training, pretext tuning, scoring, support tuning, measuring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines import SupervisedTrainer
+from torch.utils.data import DataLoader
+
+from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.benchmark.case import Case
+from monai_kwtl.benchmark.methods import VARIANTS
+from monai_kwtl.benchmark.store import Store, digest, grid_of
+from monai_kwtl.bundle import choose_device, load_weights
+from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.data import read_image, read_label
+from monai_kwtl.engines import ReptileTrainer
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers import AutocastInferer, TiledInferer
+from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.metrics import Overlap, overlap
+from monai_kwtl.networks import FCRN
+from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
+from monai_kwtl.scoring import ScoreMapInferer, normalize
+from monai_kwtl.sources import load_sources, source_crops
+from monai_kwtl.strategies import ImageScores
+from monai_kwtl.tuning import TuningLog, crop_dataset
+from monai_kwtl.window_inferer import WindowScoreInferer
+
+__all__ = ["Bench", "predict", "tune"]
+
+_NORMS = {"reestimated": True, "running": False, "transductive": "transductive"}
+
+
+def tune(
+    network: torch.nn.Module, dataset: CropDataset, device: torch.device, amp: bool | None, num_workers: int = 0
+) -> None:
+    """Train a network, in place, on every batch of a data set, with Adam (rate 1e-4, weight decay 5e-4) as the stages.
+
+    Args:
+        network: on the device.
+        dataset: has the number of steps.
+        device: where to train.
+        amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
+        num_workers: processes that cut crops ahead.
+
+    Raises:
+        KWTLError: when the loss is no number any more.
+    """
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=1,
+        epoch_length=dataset.steps,
+        train_data_loader=DataLoader(dataset, batch_size=None, num_workers=num_workers),
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=5e-4),
+        loss_function=ForegroundWeightedBCE(),
+        prepare_batch=prepare_crops,
+        inferer=AutocastInferer(amp),
+        decollate=False,
+        train_handlers=[TuningLog(None)],
+    )
+    trainer.run()
+
+
+@torch.no_grad()
+def predict(network: torch.nn.Module, image: np.ndarray, device: torch.device, amp: bool | None) -> np.ndarray:
+    """Segment an image at full resolution: foreground is where the probability is at least 0.5.
+
+    Args:
+        network: for inference, on the device.
+        image: grey values, uint8 (1, H, W).
+        device: where to compute.
+        amp: as in :func:`tune`.
+
+    Returns:
+        bool, shape (1, H, W).
+    """
+    inputs = normalize(torch.from_numpy(image)[None].to(device))
+    return (TiledInferer(amp=amp)(inputs, network)[0] >= 0).cpu().numpy()
+
+
+class Bench:
+    """A case with a store: makes its networks, scores and results; each method expects those before it in the store.
+
+    Args:
+        case: what to work on.
+        store: where results are kept.
+    """
+
+    def __init__(self, case: Case, store: Store) -> None:
+        self.case, self.store = case, store
+        self.config, self.plan = case.config, case.config.plan
+        self.device = choose_device(self.config.device)
+        self.amp = None if self.config.amp == "auto" else bool(self.config.amp)
+
+    def _network(self, kind: str, settings: Mapping[str, Any]) -> torch.nn.Module:
+        network = load_weights(FCRN(), self.store.path(kind, digest(settings)), self.device)
+        return network.to(memory_format=torch.channels_last)
+
+    def adapted(self, network: torch.nn.Module, norm: str) -> torch.nn.Module:
+        """The network for inference, with the batch-norm statistics that a variant wants."""
+        adapter = BatchNormAdapter(
+            network, self.case.pool, _NORMS[norm], device=self.device, limit=self.plan.norm_images
+        )
+        return adapter.ready()
+
+    def train_meta(self) -> None:
+        """Meta-train on all sources, from ``ckpt`` or random weights."""
+        settings, plan = self.case.meta_settings(), self.plan
+        torch.manual_seed(settings["seed"])
+        network = load_weights(FCRN(), self.config.ckpt, self.device).to(memory_format=torch.channels_last)
+        folders = [self.config.data / name for name, _ in settings["sources"]]
+        sources = load_sources(folders, most=plan.meta_images)
+        ReptileTrainer(
+            device=self.device,
+            max_epochs=plan.meta_epochs,
+            sources=source_crops(sources, plan.crop, plan.meta_crops, settings["seed"]),
+            network=network,
+            loss_function=ForegroundWeightedBCE(),
+            inner_optimizer=partial(torch.optim.Adam, lr=1e-3, weight_decay=5e-4),
+            inner_steps=plan.inner_steps,
+            amp=self.amp,
+        ).run()
+        self.store.put_weights("meta", digest(settings), network.state_dict())
+
+    def train_pretext(self, variant: str) -> None:
+        """Tune the meta-trained network on pseudo-labels of the pool."""
+        settings, plan = self.case.pretext_settings(variant), self.plan
+        network = self._network("meta", self.case.meta_settings())
+        pseudo_label = choose_pseudo_label(self.case.pool, **settings["pseudo_label"])
+        data = pseudo_labelled(self.case.pool, pseudo_label)
+        steps = plan.pretext_steps
+        tune(network, self._crops(data, steps, plan.pretext_epochs, settings["seed"]), self.device, self.amp,
+             self.config.num_workers)  # fmt: skip
+        self.store.put_weights("pretext", digest(settings), network.state_dict())
+
+    def _crops(self, data: Sequence[Mapping[str, Any]], steps: int | None, epochs: int, seed: int) -> CropDataset:
+        plan, step = self.plan, self.case.config.target(self.case.target).step
+        kind = "paper" if steps is None else "steps"
+        return crop_dataset(kind, data, steps or 1, max(epochs, 1), 0, plan.crop, step, plan.batch_size, seed)
+
+    def grids(self) -> list[ImageScores]:
+        """The pool with its windows, all of score 0."""
+        step = self.config.target(self.case.target).step
+        return [grid_of(item, self.config.window, step) for item in self.case.pool]
+
+    def score(self, variant: str, method: str) -> None:
+        """Score every window of the pool."""
+        settings = self.case.score_settings(variant, method)
+        if settings is None:
+            raise KWTLError(f"the method {method} needs no scores.")
+        start = time.perf_counter()
+        source = VARIANTS[variant].scores_with == "source"
+        made = self.case.meta_settings() if source else self.case.pretext_settings(variant)
+        network = self.adapted(self._network("meta" if source else "pretext", made), settings["norm"])
+        scorer = ScoreMapInferer(
+            measure=settings["measure"],
+            views=settings["views"] or "intensity",
+            psi=settings["psi"] or 1.3,
+            weighted=settings["weighted"],
+            seed=settings["seed"] or 0,
+            inferer=TiledInferer(amp=self.amp),
+        )
+        inferer = WindowScoreInferer(scorer, settings["window"], settings["step"], exact=settings["exact"])
+        pool = []
+        for item, grid in zip(self.case.pool, self.grids(), strict=True):
+            image = torch.from_numpy(read_image(item))[None].to(self.device)
+            result = inferer(image, network)
+            names = ("window_scores", "cells", "foreground")
+            pool.append(ImageScores(grid.name, grid.page, grid.sha256, grid.grid, *(result[name] for name in names)))
+        self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
+
+    def scores(self, variant: str, method: str) -> tuple[list[ImageScores], float]:
+        """The pool as a method sees it, and the seconds that scoring it took."""
+        settings = self.case.score_settings(variant, method)
+        return (self.grids(), 0.0) if settings is None else self.store.scores(digest(settings), self.grids())
+
+    def train_support(self, support: Sequence[Mapping[str, Any]], variant: str) -> torch.nn.Module:
+        """Tune the pretext network on known masks and return it."""
+        network = self._network("pretext", self.case.pretext_settings(variant))
+        if support:
+            plan, seed = self.plan, self.case.derived_seed("support")
+            crops = self._crops(support, plan.support_steps, plan.support_epochs, seed)
+            tune(network, crops, self.device, self.amp, self.config.num_workers)
+        return network
+
+    def measure(self, network: torch.nn.Module, variant: str) -> list[Overlap]:
+        """Compare the masks of the test images with their labels, at full resolution."""
+        ready = self.adapted(network, VARIANTS[variant].norm)
+        return [
+            overlap(predict(ready, read_image(item), self.device, self.amp), read_label(item))
+            for item in self.case.parts[1]
+        ]

@@ -20,6 +20,7 @@ from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
+from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
@@ -234,7 +235,8 @@ class SelectionSaver:
             raise KWTLError(f"{len(missing)} images have no scores, first {missing[0]}; run the stage again.")
         regions = select_regions([cover(scores, self.taken) for scores in pool], self.strategy, self.budget, self.seed)
         cost = cost_of(regions)
-        pictures = {"regions": regions, "items": self.items, "read": self.read}
+        read = remembering(self.read)
+        pictures = {"regions": regions, "items": self.items, "read": read}
         if self.report:
             overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
             write_report(
@@ -267,7 +269,7 @@ class SelectionSaver:
             created_with={**self.created_with, **left_out, "strategy": self.strategy, "seed": self.seed},
             items=self.items,
             windows=window_rows(pool),
-            read=self.read,
+            read=read,
             overwrite=self.overwrite,
         )
         self._remove_former()

@@ -49,7 +49,8 @@ class TiledInferer(Inferer):
 
     Args:
         tile: largest side, in pixels, of what the network sees at once without its margin; rounded down to a multiple
-            of the stride. Memory grows with its square: about 0.6 GiB per batch item for FCRN at 1536.
+            of the stride. None: 384 on CPUs, whose caches hold the layers of such a tile, and 1536 elsewhere. Memory
+            grows with its square: about 0.6 GiB per batch item for FCRN at 1536.
         halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 23 px.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
         amp: whether the network runs under bfloat16 autocast; ``None``: where the device multiplies bfloat16 natively
@@ -59,9 +60,12 @@ class TiledInferer(Inferer):
         KWTLError: when the tile is smaller than the stride, or a number is not whole.
     """
 
-    def __init__(self, tile: int = 1536, halo: int = 32, stride: int | None = None, amp: bool | None = False) -> None:
+    def __init__(
+        self, tile: int | None = None, halo: int = 24, stride: int | None = None, amp: bool | None = False
+    ) -> None:
         super().__init__()
-        check_whole_number("tile", tile, stride or 1)
+        if tile is not None:
+            check_whole_number("tile", tile, stride or 1)
         check_whole_number("halo", halo, 0)
         self.tile, self.halo, self.stride, self.amp = tile, halo, stride, amp
 
@@ -80,7 +84,7 @@ class TiledInferer(Inferer):
         stride = stride_of(network, self.stride)
         padded = pad_to_multiple(inputs, stride)
         result: torch.Tensor | None = None
-        for tile in self.tiles(*padded.shape[2:], stride):
+        for tile in self.tiles(*padded.shape[2:], stride, padded.device):
             logits = self.forward(padded[(..., *tile.seen)], network, *args, **kwargs)[(..., *tile.within)]
             if logits.shape[2:] == padded.shape[2:]:
                 result = logits
@@ -98,7 +102,7 @@ class TiledInferer(Inferer):
         with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=amp):
             return network(padded, *args, **kwargs)
 
-    def tiles(self, height: int, width: int, stride: int) -> Iterator[Tile]:
+    def tiles(self, height: int, width: int, stride: int, device: torch.device | str = "cpu") -> Iterator[Tile]:
         """Cut a padded image into as few tiles as possible, all of one size but for the last of a row and a column.
 
         Of even size, because a narrow rest would be mostly margin, and for narrow images oneDNN adds up in another
@@ -108,11 +112,13 @@ class TiledInferer(Inferer):
             height: rows, a multiple of the stride.
             width: columns, likewise.
             stride: of the network.
+            device: that computes.
 
         Yields:
             The tiles, row by row.
         """
-        largest = max(self.tile // stride, 1) * stride
+        tile = _usual_tile(device) if self.tile is None else self.tile
+        largest = max(tile // stride, 1) * stride
         halo = -(-self.halo // stride) * stride
         sizes = [-(-length // -(-length // largest) // stride) * stride for length in (height, width)]
         for top in range(0, height, sizes[0]):
@@ -153,23 +159,30 @@ class TiledInferer(Inferer):
 _PROCESS, _PIXEL = 0.75 * 2**30, 320  # bytes: of the process with the maps of an image; of a pixel of a tile, float32
 
 
-def tile_within(max_memory: float | None = None, halo: int = 32) -> int:
+def _usual_tile(device: torch.device | str) -> int:
+    # a layer of 32 channels at 384 pixels with their margin is 12 MB in bfloat16; larger ones wait for the memory
+    return 384 if torch.device(device).type == "cpu" else 1536
+
+
+def tile_within(max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24) -> int:
     """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
 
     Args:
-        max_memory: GiB that the whole process may take, from 0.8 on; None: the tile is 1536 pixels, about 1.6 GiB.
+        max_memory: GiB that the whole process, on CUDA also its part of the GPU, may take, from 0.8 on; None: as much
+            as the usual tile takes.
+        device: that computes.
         halo: margin around the tile, in pixels.
 
     Returns:
-        Pixels, a multiple of 16.
+        Pixels, a multiple of 16, at most those of the usual tile.
 
     Raises:
         KWTLError: when it is no such number.
     """
     if max_memory is None:
-        return 1536
+        return _usual_tile(device)
     pixels = (check_number("max_memory", max_memory, 0.8) * 2**30 - _PROCESS) / _PIXEL
-    return int(min(pixels**0.5 - 2 * halo, 1 << 14)) // 16 * 16
+    return int(min(pixels**0.5 - 2 * halo, _usual_tile(device))) // 16 * 16
 
 
 class AutocastInferer(Inferer):

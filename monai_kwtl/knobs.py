@@ -62,7 +62,7 @@ _above_0 = partial(check_number, low=0, above=True)
 # what a name may hold in every stage that has it; further checks, of what differs, are made where it is used
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("seed", "num_workers", "iterations"), _from_0),
-    **dict.fromkeys(("window", "step", "tile", "crop", "crops", "batch_size", "most_images"), _from_1),
+    **dict.fromkeys(("window", "step", "crop", "crops", "batch_size", "most_images"), _from_1),
     **dict.fromkeys(("steps", "pretext_steps", "epochs", "meta_epochs", "inner_steps"), _from_1),
     **dict.fromkeys(("checkpoint_every", "validate_every"), _from_1),
     **dict.fromkeys(("learning_rate", "inner_learning_rate", "meta_learning_rate"), _above_0),
@@ -72,6 +72,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
         lambda name, value: true_or_false(value, name),
     ),
     "amp": _amp,
+    "tile": lambda name, value: value is None or check_whole_number(name, value, low=1),
     "max_memory": lambda name, value: value is None or check_number(name, value, low=0.8),
     "adapt_norm": lambda name, value: value == "transductive" or true_or_false(value, name),
     **dict.fromkeys(("dataset_dir", "labels", "output_dir", "ckpt", "norm_dir", "test_dir", "selection"), _path),

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from monai_kwtl.inferers import AutocastInferer
+from monai_kwtl.pooling import quick_pooling
 
 __all__ = [
     "batch_norm_layers",
@@ -52,7 +53,7 @@ def batch_norm_statistics(
     Returns:
         A row for each batch, float64: mean and (unbiased) variance of each channel, layer after layer.
     """
-    copied = channels_last(copy.deepcopy(network).eval())
+    copied = quick_pooling(channels_last(copy.deepcopy(network).eval()))
     layers = batch_norm_layers(copied)
     rows: list[np.ndarray] = []
     for layer in layers:

@@ -86,7 +86,7 @@ def predicted_tiles(
     missing = [-size % stride for size in sizes]
     short = any(gap - gap // 2 >= size for gap, size in zip(missing, sizes, strict=True))
     margin = max((view.reach for view in views), default=0)
-    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride):
+    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride, image.device):
         kept, read, inside, pads, within = [], [], [], [], []
         for axis, (size, gap) in enumerate(zip(sizes, missing, strict=True)):
             before = gap // 2

@@ -56,7 +56,7 @@ def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words
     "knobs",
     [
         {"seed": 0, "steps": np.int64(3), "learning_rate": 1, "weight_decay": 0, "psi": 1.6},
-        {"max_memory": None, "tile": 512},
+        {"max_memory": None, "tile": None},
         {"max_memory": 2},
         {"report": "False", "resume": 1, "amp": "auto", "adapt_norm": "transductive"},
         {"labels": None, "ckpt": Path("model.pt"), "dataset_dir": "2023"},

@@ -31,7 +31,7 @@ class LabelSettings:
     rescale: list[float] | None = None
     device: str = "auto"
     amp: str | bool = "auto"
-    tile: int = 1536
+    tile: int = 384
     seed: int = 0
     lease_minutes: float = 60.0
     steps: int = 500

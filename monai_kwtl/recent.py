@@ -1,0 +1,37 @@
+"""Images that several pictures want are read once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["remembering"]
+
+
+def remembering(
+    read: Callable[[Mapping[str, Any]], np.ndarray], limit: int = 1 << 26
+) -> Callable[[Mapping[str, Any]], np.ndarray]:
+    """A reader that keeps what it read last.
+
+    Args:
+        read: from an item of the pool to an array, which nobody changes.
+        limit: bytes that are kept at most; a larger array is not kept at all.
+
+    Returns:
+        The same function, but for its time.
+    """
+    kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
+
+    def recent(item: Mapping[str, Any]) -> np.ndarray:
+        key = item["image"], item.get("page")
+        array = kept.pop(key) if key in kept else read(item)
+        if array.nbytes <= limit:
+            kept[key] = array
+        while sum(other.nbytes for other in kept.values()) > limit:
+            kept.popitem(last=False)
+        return array
+
+    return recent

@@ -1,0 +1,31 @@
+"""What was read last is not read again, within a limit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monai_kwtl.recent import remembering
+
+
+def test_the_last_ones_are_kept():
+    asked = []
+
+    def read(item):
+        asked.append((item["image"], item.get("page")))
+        return np.full(item["size"], len(asked), dtype=np.uint8)
+
+    def item(name, page=None, size=100):
+        return {"image": name, "page": page, "size": size}
+
+    recent = remembering(read, limit=250)
+    first = recent(item("a"))
+    recent(item("a", 1))
+    assert recent(item("a")) is first
+    recent(item("b"))
+    assert asked == [("a", None), ("a", 1), ("b", None)]
+    recent(item("a"))  # was used last, and is kept
+    recent(item("a", 1))
+    assert asked[3:] == [("a", 1)]
+    recent(item("large", size=1000))
+    recent(item("large", size=1000))
+    assert asked[4:] == [("large", None)] * 2

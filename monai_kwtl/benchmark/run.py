@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,29 +31,56 @@ logger = logging.getLogger("monai_kwtl.benchmark")
 class Progress:
     """A line now and then with what is done and how long the rest will take, from the sizes of jobs.
 
+    As a context it also says, where no job ends for a while, that it is still at work.
+
     Args:
         jobs: all that are to be run.
         cells: cells of the grid that are finished already, and all of them.
         interval: seconds between lines.
+        patience: seconds without a line after which one says what is being worked at.
     """
 
-    def __init__(self, jobs: Sequence[Job], cells: tuple[int, int], interval: float = 10.0) -> None:
-        self.total, self.interval = sum(job.size for job in jobs), interval
+    def __init__(
+        self, jobs: Sequence[Job], cells: tuple[int, int], interval: float = 10.0, patience: float = 60.0
+    ) -> None:
+        self.total, self.interval, self.patience = sum(job.size for job in jobs), interval, patience
         self.cells, self.all_cells = cells
+        self.open = {job.key: job for job in jobs}
         self.begun = self.said = time.monotonic()
         self.done = 0.0
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._say_that_it_works, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
 
     def finished(self, job: Job) -> None:
         """Take note of a finished job, and say so where it is time to."""
         now = time.monotonic()
         self.done += job.size
         self.cells += job.kind == "cell"
+        self.open.pop(job.key, None)
         if now - self.said >= self.interval and self.done < self.total:
             self.said = now
             share = self.done / self.total
             left = f"; about {format_seconds((now - self.begun) * (1 / share - 1))} left" if share > 0.01 else ""
-            done = f"{self.cells} of {self.all_cells} cells, {100 * share:.0f} % of the work"
-            logger.info(f"{done}; last: {job}{left}")
+            logger.info(f"{self._state()}; last: {job}{left}")
+
+    def _state(self) -> str:
+        return f"{self.cells} of {self.all_cells} cells, {100 * self.done / self.total:.0f} % of the work"
+
+    def _say_that_it_works(self) -> None:
+        while not self._over.wait(self.patience / 4):
+            now = time.monotonic()
+            waiting = list(self.open.values())
+            if now - self.said >= self.patience and waiting:
+                self.said = now
+                logger.info(f"{self._state()}; at: {waiting[0]}; {format_seconds(now - self.begun)} so far")
 
 
 def _make_simulated(config: Config) -> None:
@@ -96,10 +124,11 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
     logger.info(f"{name}: {finished} of {len(cells)} cells are finished, {len(missing)} jobs to do")
     distinct = set(results.values())
     progress = Progress(missing, (sum(store.has("cell", key) for key in distinct), len(distinct)))
-    for job in runner(missing, store, config):
-        progress.finished(job)
-        if job.kind == "cell":
-            finished = write_results(folder, store, results)
+    with progress:
+        for job in runner(missing, store, config):
+            progress.finished(job)
+            if job.kind == "cell":
+                finished = write_results(folder, store, results)
     if finished < len(cells):
         raise KWTLError(f"only {finished} of {len(cells)} cells are in {store.folder}: is it shared by all workers?")
     return {"cells": len(cells), "computed": len(missing), "results": str(folder / "results.csv")}

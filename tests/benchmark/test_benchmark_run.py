@@ -182,6 +182,16 @@ def test_progress_says_how_long_the_rest_takes(config, caplog, monkeypatch):
     assert float(re.search(r"about ([\d.]+) s left", line)[1]) == pytest.approx(seconds, rel=0.05)
 
 
+def test_a_long_job_is_named_while_it_runs(config, caplog):
+    jobs, results = jobs_of(cells_of(config))
+    with caplog.at_level(logging.INFO, logger="monai_kwtl.benchmark"):
+        with Progress(jobs, (0, len(results)), patience=0.02):
+            until = time.monotonic() + 5
+            while not caplog.messages and time.monotonic() < until:
+                time.sleep(0.005)
+    assert caplog.messages[0].startswith("0 of 3 cells, 0 % of the work; at: meta-training for ours; 0.0 s so far")
+
+
 def test_a_store_that_nothing_reaches_is_said(config, monkeypatch):
     monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name: lambda jobs, store, config: iter(()))
     with pytest.raises(KWTLError, match="only 0 of 3 cells are in .*store: is it shared by all workers"):

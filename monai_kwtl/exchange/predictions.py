@@ -79,7 +79,7 @@ def _from_folder(folder: Path, regions: Sequence[Region], items: Sequence[Item],
 def _predictor(source: str | os.PathLike, items: Sequence[Item], rescale: Any) -> Callable[[Item], np.ndarray]:
     device = choose_device()
     network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), source, device)
-    network = BatchNormAdapter(network, items, rescale=rescale, device=device).ready()
+    network = BatchNormAdapter(network, items, rescale=rescale, device=device, amp=None).ready()
     inferer, scale = TiledInferer(amp=None), ScaleIntensityRange(0, 255, -1, 1)  # as inference.json has them
 
     @torch.inference_mode()

@@ -120,12 +120,24 @@ class Sidecar:
         # survives the death of a process in any case, and that of the machine up to the last transactions
         database.execute("PRAGMA synchronous=NORMAL")
         if version < _VERSION:
-            database.execute("PRAGMA journal_mode=WAL")
+            self._write_ahead(database)
             database.execute("BEGIN IMMEDIATE")
             for statement in _TABLES.split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA user_version={_VERSION}")
             database.execute("COMMIT")
+
+    def _write_ahead(self, database: sqlite3.Connection) -> None:
+        """Switch to WAL mode. SQLite does not wait where several processes do so with a new file at once: so we do."""
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     # --- scores -------------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 
 import numpy as np
@@ -207,6 +209,20 @@ def _lease(path, client, start, results) -> None:
             leases.grant(client, "image", item(free), Box(0, 0, 53, 40), 3600)
             mine.append(free)
     results.put(mine)
+
+
+def test_a_new_file_that_another_process_holds_is_waited_for(tmp_path):
+    holder = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("CREATE TABLE other (number)")
+    timer = threading.Timer(0.3, lambda: holder.execute("COMMIT"))
+    timer.start()
+    with Sidecar(tmp_path / "s.sqlite", wait=30.0).leasing():
+        pass
+    timer.join()
+    holder.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.sqlite")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_no_two_processes_are_given_the_same_image(tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from monai_kwtl.benchmark.config import Config
 from monai_kwtl.benchmark.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.rows import Key
 from monai_kwtl.benchmark.store import derived_seed, digest, folder_hash
 from monai_kwtl.benchmark.targets import make_splits
 from monai_kwtl.bundle import choose_device, start_sha256, versions
@@ -21,24 +22,9 @@ from monai_kwtl.pretext import spread
 from monai_kwtl.selection import Budget
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["Case", "Key", "forget_data", "source_names"]
+__all__ = ["Case", "forget_data", "source_names"]
 
 Items = list[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """What names a row of the results; the fields are the columns, in their order."""
-
-    target: str
-    protocol: str
-    split: int
-    seed: int
-    schedule: str
-    variant: str
-    method: str
-    budget_kind: str
-    budget: float
 
 
 _versions = lru_cache(maxsize=1)(versions)

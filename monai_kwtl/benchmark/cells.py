@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from monai_kwtl.benchmark.case import Case, Key
+from monai_kwtl.benchmark.case import Case
 from monai_kwtl.benchmark.methods import METHODS
+from monai_kwtl.benchmark.rows import Key
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
 from monai_kwtl.metrics import Overlap, summarize

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from monai_kwtl.benchmark.case import Case, Key
+from monai_kwtl.benchmark.case import Case
 from monai_kwtl.benchmark.cells import run_cell
 from monai_kwtl.benchmark.config import Config
 from monai_kwtl.benchmark.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.rows import Key
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
 from monai_kwtl.errors import KWTLError

@@ -9,17 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.benchmark.case import Key
+from monai_kwtl.benchmark.rows import COLUMNS, KEYS, TIME_COLUMNS, Key
 from monai_kwtl.benchmark.store import Store
 from monai_kwtl.whole_files import written_whole
 
-__all__ = ["RESULT_COLUMNS", "TIME_COLUMNS", "write_results"]
-
-_KEY = tuple(field.name for field in dataclasses.fields(Key))
-_QUALITY = ("mean_iou", "pooled_iou", "dice")
-_COST = ("windows", "unique_pixels", "images", "objects", "foreground_share", "over_prediction", "under_prediction")
-RESULT_COLUMNS = (*_KEY, *_QUALITY, *_COST, "device")
-TIME_COLUMNS = (*_KEY, "select_seconds", "train_seconds")
+__all__ = ["write_results"]
 
 
 def _text(value: Any) -> str:
@@ -32,7 +26,7 @@ def _table(columns: tuple[str, ...], rows: list[tuple[Key, Mapping[str, Any]]]) 
     writer.writerow(columns)
     for key, values in sorted(rows, key=lambda row: row[0]):
         named = [f"{value:g}" if isinstance(value, float) else str(value) for value in dataclasses.astuple(key)]
-        writer.writerow([*named, *(_text(values[name]) for name in columns[len(_KEY) :])])
+        writer.writerow([*named, *(_text(values[name]) for name in columns[len(KEYS) :])])
     return stream.getvalue()
 
 
@@ -55,7 +49,7 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     """
     finished = [(key, store.cell(name)) for key, name in results.items() if store.has("cell", name)]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, columns, part in (("results.csv", RESULT_COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
+    for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
         with written_whole(folder / name, "make room, or choose another output_dir") as unfinished:
             rows = [(key, document[part]) for key, document in finished]
             unfinished.write_text(_table(columns, rows), encoding="utf-8", newline="")

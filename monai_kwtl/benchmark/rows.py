@@ -15,8 +15,11 @@ from monai_kwtl.json_file import short
 __all__ = [
     "BASELINES",
     "COLUMNS",
+    "KEYS",
     "METHODS",
+    "TIME_COLUMNS",
     "WITHOUT_BUDGET",
+    "Key",
     "Row",
     "Scope",
     "read_rows",
@@ -65,13 +68,9 @@ class Scope(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A finished cell: one method, at one budget, on one split of one target.
-
-    Intersection over union, Dice and the shares are in [0, 1]; ``budget`` counts the paper's shots or images' worth of
-    pixels, as ``budget_kind`` says, and is 0 where it is left empty, as for full supervision.
-    """
+@dataclass(frozen=True, order=True)
+class Key:
+    """What names a cell; the fields are the first columns of the tables, in their order."""
 
     target: str
     protocol: str
@@ -82,6 +81,16 @@ class Row:
     method: str
     budget_kind: str
     budget: float
+
+
+@dataclass(frozen=True)
+class Row(Key):
+    """A finished cell: one method, at one budget, on one split of one target.
+
+    Intersection over union, Dice and the shares are in [0, 1]; ``budget`` counts the paper's shots or images' worth of
+    pixels, as ``budget_kind`` says, and is 0 where it is left empty, as for full supervision.
+    """
+
     mean_iou: float
     pooled_iou: float
     dice: float
@@ -111,8 +120,8 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-_KEYS = COLUMNS[:9]
-_TIMES = ("select_seconds", "train_seconds")
+KEYS = tuple(field.name for field in fields(Key))
+TIME_COLUMNS = (*KEYS, "select_seconds", "train_seconds")
 
 
 def _place(known: tuple[str, ...], name: str) -> tuple[int, str]:
@@ -219,7 +228,7 @@ def read_rows(path: str | Path) -> list[Row]:
     for record in _records(Path(path), COLUMNS):
         row = Row(**record)
         if row.key in rows:
-            cell = ", ".join(f"{name} {record[name]}" for name in _KEYS)
+            cell = ", ".join(f"{name} {record[name]}" for name in KEYS)
             raise KWTLError(f"{path}: the cell of {cell} is there twice; remove one of its lines")
         rows[row.key] = row
     return [rows[key] for key in sorted(rows)]
@@ -238,8 +247,8 @@ def read_times(path: str | Path) -> dict[tuple[str, str, str], list[tuple[float,
         KWTLError: as :func:`read_rows` does.
     """
     times: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for record in _records(Path(path), (*_KEYS, *_TIMES)):
+    for record in _records(Path(path), TIME_COLUMNS):
         if record["variant"] == "base":
             key = (record["target"], record["schedule"], record["method"])
-            times.setdefault(key, []).append(tuple(record[name] for name in _TIMES))
+            times.setdefault(key, []).append(tuple(record[name] for name in TIME_COLUMNS[len(KEYS) :]))
     return {key: sorted(values) for key, values in times.items()}

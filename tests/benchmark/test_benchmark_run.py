@@ -24,7 +24,7 @@ from monai_kwtl.benchmark import runners
 from monai_kwtl.benchmark.case import forget_data
 from monai_kwtl.benchmark.config import make_config
 from monai_kwtl.benchmark.grid import Job, cells_of, jobs_of
-from monai_kwtl.benchmark.results import RESULT_COLUMNS, TIME_COLUMNS
+from monai_kwtl.benchmark.rows import COLUMNS, TIME_COLUMNS
 from monai_kwtl.benchmark.run import Progress, run_protocol
 from monai_kwtl.errors import KWTLError
 
@@ -37,11 +37,11 @@ def table(path):
 
 
 def test_columns_are_those_that_statistics_and_figures_read():
-    assert ",".join(RESULT_COLUMNS) == (
+    assert ",".join(COLUMNS) == (
         "target,protocol,split,seed,schedule,variant,method,budget_kind,budget,mean_iou,pooled_iou,dice,windows,"
         "unique_pixels,images,objects,foreground_share,over_prediction,under_prediction,device"
     )
-    assert TIME_COLUMNS == (*RESULT_COLUMNS[:9], "select_seconds", "train_seconds")
+    assert TIME_COLUMNS == (*COLUMNS[:9], "select_seconds", "train_seconds")
 
 
 def test_a_grid_has_a_row_a_cell_sorted_with_fractions(knobs, tmp_path):

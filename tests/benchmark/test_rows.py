@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from made_up import COLUMNS, cell, grid, write_csv
 
+from monai_kwtl.benchmark.methods import METHODS as GRID_METHODS
 from monai_kwtl.benchmark.missing import missing_cells
-from monai_kwtl.benchmark.rows import read_rows, read_times
+from monai_kwtl.benchmark.rows import METHODS, read_rows, read_times
 from monai_kwtl.errors import KWTLError
 
 
@@ -103,3 +104,7 @@ def test_each_missing_cell_is_named(tmp_path):
         ("random", 1, (0, 0)),
         ("full", 0, (2, 2)),
     ]
+
+
+def test_the_methods_of_the_tables_are_those_of_the_grid():
+    assert sorted(METHODS) == sorted(GRID_METHODS)

@@ -19,6 +19,7 @@ from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from monai_kwtl import __version__
+from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.distributed import connect, is_main_process, joined, local_rank, on_main_process, started_together
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.failures import message_for_user, one_line_errors
@@ -67,6 +68,7 @@ def start(several: bool = False) -> None:
             "without torchrun."
         )
     check_running_knobs()
+    keep_freed_memory()
 
 
 def bundle_root() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.benchmark.case import Case
 from monai_kwtl.benchmark.cells import run_cell
 from monai_kwtl.benchmark.config import Config
@@ -66,6 +67,7 @@ class Job:
             return
         # sums of floats depend on how many threads share them
         torch.set_num_threads(self.case.config.cores)
+        keep_freed_memory()
         try:
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
                 self._compute(store)

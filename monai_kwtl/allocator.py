@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Have glibc keep blocks up to 128 MiB when they are freed, instead of giving them back to the system.
 
     Each layer of a step is a block of a few MiB. By default glibc maps it anew each time, and the system zeroes its
-    pages before they can be written: a third of the time of a training step on a CPU (``docs/performance.md``). What the
+    pages before they can be written: a third of the time of a training step on a CPU. What the
     process holds at its peak stays the same; it holds on to more of it afterwards.
 
     Returns:

@@ -98,9 +98,12 @@ class TiledInferer(Inferer):
 
     def forward(self, padded: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the network once, in the arithmetic of this inferer; the logits may be bfloat16."""
-        amp = native_bfloat16(padded.device) if self.amp is None else self.amp
-        with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=amp):
+        with torch.autocast(padded.device.type, dtype=torch.bfloat16, enabled=self.uses_amp(padded.device)):
             return network(padded, *args, **kwargs)
+
+    def uses_amp(self, device: torch.device | str) -> bool:
+        """Whether the network runs under bfloat16 autocast on a device."""
+        return native_bfloat16(device) if self.amp is None else self.amp
 
     def tiles(self, height: int, width: int, stride: int, device: torch.device | str = "cpu") -> Iterator[Tile]:
         """Cut a padded image into as few tiles as possible, all of one size but for the last of a row and a column.

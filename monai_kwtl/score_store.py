@@ -30,19 +30,20 @@ __all__ = [
     "unpack_scores",
 ]
 
-SCORES = ("window_scores", "foreground", "cells")
+SCORES = ("window_scores", "foreground", "cells", "foreground_scores", "features")
+_ARITHMETIC = 2  # one more whenever the same settings give other scores, or more of them
 _LARGEST_PICTURE = 1 << 25  # pixels; the maps of larger images are not kept
 
 
 def settings_hash(settings: Mapping[str, Any], window: int, step: int) -> str:
     """16 hexadecimal digits that stand for everything that scores depend on besides the image."""
-    text = json.dumps({**settings, "window": window, "step": step}, sort_keys=True)
+    text = json.dumps({**settings, "window": window, "step": step, "arithmetic": _ARITHMETIC}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def pack_scores(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """What is kept of a :class:`~monai_kwtl.window_inferer.WindowScoreInferer`'s output, without its maps."""
-    return {name: output[name] for name in SCORES if output[name] is not None}
+    return {name: output[name] for name in SCORES if output.get(name) is not None}
 
 
 def pack_maps(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -78,6 +79,11 @@ def unpack_scores(
     cells = arrays.get("cells")
     if cells is not None and cells.shape != (len(grid.row_edges) - 1, len(grid.column_edges) - 1):
         return None
+    foreground_scores, features = arrays.get("foreground_scores"), arrays.get("features")
+    if foreground_scores is not None and foreground_scores.shape != (len(grid),):
+        return None
+    if features is not None and (features.ndim != 2 or len(features) != len(grid)):
+        return None
     return ImageScores(
         name=item["name"],
         page=item["page"],
@@ -86,6 +92,8 @@ def unpack_scores(
         window_scores=arrays["window_scores"],
         cells=cells,
         foreground=arrays["foreground"],
+        foreground_scores=foreground_scores,
+        features=features,
     )
 
 
@@ -115,11 +123,14 @@ class ScoreStore:
         settings: everything that the scores depend on besides the image, as JSON data.
         window: rows and columns of a window.
         step: pixels between windows.
+        features: whether scores without features of the windows count as not there.
     """
 
-    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any], window: int, step: int) -> None:
+    def __init__(
+        self, folder: str | os.PathLike, settings: Mapping[str, Any], window: int, step: int, features: bool = False
+    ) -> None:
         self.folder = Path(folder) / settings_hash(settings, window, step)
-        self.window, self.step = window, step
+        self.window, self.step, self.features = window, step, features
 
     def path(self, item: Mapping[str, Any]) -> Path:
         """File of an item of the pool (a dict with ``sha256`` and ``page``)."""
@@ -143,7 +154,8 @@ class ScoreStore:
     def get(self, item: Mapping[str, Any]) -> ImageScores | None:
         """Return the scores of an item, or None where they have to be computed."""
         grid = WindowGrid(item["height"], item["width"], self.window, self.step)
-        return unpack_scores(item, grid, self._load(item, SCORES))
+        scores = unpack_scores(item, grid, self._load(item, SCORES))
+        return None if scores is not None and self.features and scores.features is None else scores
 
     def probability(self, item: Mapping[str, Any]) -> np.ndarray | None:
         """Return the foreground probability of an item, float32 (H, W) in steps of 1/255; None if not kept."""

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_kwtl.inferers import TiledInferer, stride_of
+from monai_kwtl.inferers import Tile, TiledInferer, stride_of
 from monai_kwtl.scoring import ScoreMapInferer, consistency_map, entropy_map, normalize
 from monai_kwtl.slides import ImageInMemory, Slide, grey_range
 
-__all__ = ["PredictedTile", "ScoredTile", "can_be_tiled", "predicted_tiles", "scored_tiles"]
+__all__ = ["PredictedTile", "ScoredTile", "can_be_tiled", "padded_tiles", "predicted_tiles", "scored_tiles"]
 
 
 class PredictedTile(NamedTuple):
@@ -58,6 +58,63 @@ def can_be_tiled(scorer: ScoreMapInferer) -> bool:
     )
 
 
+class _PlacedTile(NamedTuple):
+    """A tile of a padded image in the image itself: what is read, what of that is seen, its padding, what is kept."""
+
+    tile: Tile
+    read: tuple[slice, slice]
+    inside: tuple[slice, slice]
+    pads: list[int]
+    mode: str
+    kept: tuple[slice, slice]
+    within: tuple[slice, slice]
+
+
+def _placed_tiles(
+    image: ImageInMemory | Slide, network: nn.Module, inferer: TiledInferer, margin: int
+) -> Iterator[_PlacedTile]:
+    stride = stride_of(network, inferer.stride)
+    sizes = (image.height, image.width)
+    missing = [-size % stride for size in sizes]
+    short = any(gap - gap // 2 >= size for gap, size in zip(missing, sizes, strict=True))
+    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride, image.device):
+        kept, read, inside, pads, within = [], [], [], [], []
+        for axis, (size, gap) in enumerate(zip(sizes, missing, strict=True)):
+            before = gap // 2
+            start, stop = tile.seen[axis].start - before, tile.seen[axis].stop - before
+            first, last = max(start, 0), min(stop, size)
+            far = max(first - margin, 0), min(last + margin, size)
+            read.append(slice(*far))
+            inside.append(slice(first - far[0], last - far[0]))
+            pads = [first - start, stop - last, *pads]  # last axis first, as torch.nn.functional.pad wants it
+            kept.append(slice(max(tile.kept[axis].start - before, 0), min(tile.kept[axis].stop - before, size)))
+            within.append(slice(kept[axis].start - start, kept[axis].stop - start))
+        mode = "replicate" if short else "reflect"
+        yield _PlacedTile(tile, tuple(read), tuple(inside), pads, mode, tuple(kept), tuple(within))
+
+
+def _padded(seen: torch.Tensor, placed: _PlacedTile) -> torch.Tensor:
+    part = normalize(seen[(..., *placed.inside)])
+    return F.pad(part, placed.pads, mode=placed.mode) if any(placed.pads) else part
+
+
+def padded_tiles(
+    image: ImageInMemory | Slide, network: nn.Module, inferer: TiledInferer
+) -> Iterator[tuple[Tile, torch.Tensor]]:
+    """Cut an image into network inputs.
+
+    Args:
+        image: to be read a tile at a time.
+        network: whose stride the image is padded to.
+        inferer: says how large a tile is.
+
+    Yields:
+        Tiles of the padded image, row by row, and what the network sees of each, shape (1, 1, h, w), in [-1, 1].
+    """
+    for placed in _placed_tiles(image, network, inferer, 0):
+        yield placed.tile, _padded(image.read(*placed.read), placed)
+
+
 def predicted_tiles(
     image: ImageInMemory | Slide,
     network: nn.Module,
@@ -81,38 +138,20 @@ def predicted_tiles(
         Tiles whose rectangles together cover the image, row by row, with logits, float32, of the image and of each
         view, of which the rectangle is ``[..., *within]``; empty, (0,), of a view that was not wanted.
     """
-    stride = stride_of(network, inferer.stride)
-    sizes = (image.height, image.width)
-    missing = [-size % stride for size in sizes]
-    short = any(gap - gap // 2 >= size for gap, size in zip(missing, sizes, strict=True))
     margin = max((view.reach for view in views), default=0)
-    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride, image.device):
-        kept, read, inside, pads, within = [], [], [], [], []
-        for axis, (size, gap) in enumerate(zip(sizes, missing, strict=True)):
-            before = gap // 2
-            start, stop = tile.seen[axis].start - before, tile.seen[axis].stop - before
-            first, last = max(start, 0), min(stop, size)
-            far = max(first - margin, 0), min(last + margin, size)
-            read.append(slice(*far))
-            inside.append(slice(first - far[0], last - far[0]))
-            pads = [first - start, stop - last, *pads]  # last axis first, as torch.nn.functional.pad wants it
-            kept.append(slice(max(tile.kept[axis].start - before, 0), min(tile.kept[axis].stop - before, size)))
-            within.append(slice(kept[axis].start - start, kept[axis].stop - start))
-        grey = image.read(*read)
+    for placed in _placed_tiles(image, network, inferer, margin):
+        grey = image.read(*placed.read)
 
-        def predict(seen: torch.Tensor, inside=tuple(inside), pads=pads) -> torch.Tensor:
-            part = normalize(seen[(..., *inside)])
-            if any(pads):
-                part = F.pad(part, pads, mode="replicate" if short else "reflect")
-            return inferer.forward(part, network).float()
+        def predict(seen: torch.Tensor, placed=placed) -> torch.Tensor:
+            return inferer.forward(_padded(seen, placed), network).float()
 
         logits = [predict(grey)]
         for number, view in enumerate(views):
-            if wanted(number, *kept):
+            if wanted(number, *placed.kept):
                 logits.append(predict(torch.as_tensor(view(grey[:, 0]))[:, None]))
             else:
                 logits.append(logits[0].new_empty(0))
-        yield PredictedTile(*kept, tuple(within), logits[0], logits[1:])
+        yield PredictedTile(*placed.kept, placed.within, logits[0], logits[1:])
 
 
 def scored_tiles(

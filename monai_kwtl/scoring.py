@@ -28,7 +28,7 @@ __all__ = [
     "view_disagreements",
 ]
 
-CONSISTENCY_MEASURES = ("soft", "hard", "jsd")
+CONSISTENCY_MEASURES = ("soft", "hard", "kl", "jsd")
 MEASURES = (*CONSISTENCY_MEASURES, "entropy", "mc_dropout")
 
 
@@ -94,8 +94,10 @@ def consistency_map(
     Args:
         logits: of the image itself, shape (N, 1, *spatial).
         view_logits: of each view, same shape.
-        measure: ``"soft"`` or ``"hard"``: sum over the views of :func:`view_disagreements`; ``"jsd"``: generalised
-            Jensen-Shannon divergence of image and views, ``H(mean p) - mean H(p)``, which is 0 where all agree.
+        measure: ``"soft"`` or ``"hard"``: sum over the views of :func:`view_disagreements`; ``"kl"``: ``soft`` less
+            the entropy of the image's own prediction once a view, which leaves the Kullback-Leibler divergences
+            ``KL(p || p_A)``; ``"jsd"``: generalised Jensen-Shannon divergence of image and views,
+            ``H(mean p) - mean H(p)``. Both are 0 where all agree, however unsure the prediction.
         weighted: whether foreground counts with the weight of Eq. 4 (``soft`` and ``hard`` only).
 
     Returns:
@@ -104,8 +106,12 @@ def consistency_map(
     if measure in ("soft", "hard"):
         disagreements = view_disagreements(logits, view_logits, target=measure, weighted=weighted)
         return torch.stack(disagreements).sum(0)
+    if measure == "kl":
+        disagreements = view_disagreements(logits, view_logits)
+        # of two nearly equal numbers; below 0 by rounding only
+        return (torch.stack(disagreements) - bernoulli_entropy(logits.float())).clamp_min_(0.0).sum(0)
     if measure != "jsd":
-        raise KWTLError(f"a consistency measure is 'soft', 'hard' or 'jsd', got {measure!r}.")
+        raise KWTLError(f"a consistency measure is {', '.join(CONSISTENCY_MEASURES)}; got {measure!r}.")
     stacked = torch.stack([logits, *view_logits]).float()
     mean = torch.sigmoid(stacked).mean(0)
     entropy_of_mean = torch.special.entr(mean) + torch.special.entr(1.0 - mean)
@@ -174,8 +180,8 @@ class ScoreMapInferer(Inferer):
     """From grey images to score maps, for use as the inferer of a MONAI evaluator.
 
     Args:
-        measure: ``soft``, ``hard`` or ``jsd`` consistency between image and views, or ``entropy`` or ``mc_dropout``,
-            which need no views.
+        measure: ``soft``, ``hard``, ``kl`` or ``jsd`` consistency between image and views; or ``entropy`` or
+            ``mc_dropout``, which need no views.
         views: ``intensity`` (auto-contrast, brightness, sharpness) or ``affine`` (rotation and translation, the paper's
             ablation), or any sequence of callables from (C, H, W) grey values to the same.
         psi: factor of brightness and sharpness.

@@ -13,6 +13,7 @@ from torch import nn
 from monai_kwtl.cells import CellReduction
 from monai_kwtl.contrast import ContrastLevels, window_ranges
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.features import window_features
 from monai_kwtl.score_tiles import ScoredTile, can_be_tiled, scored_tiles
 from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.slides import ImageInMemory, Slide
@@ -53,6 +54,7 @@ class WindowScoreInferer(Inferer):
             as the authors' code does, interpolated between a few contrasts (see
             :class:`~monai_kwtl.contrast.ContrastLevels`). The map and its cells are those of ``"image"`` either way.
         spacing: of those contrasts, in grey levels.
+        features: whether windows are also described by the network's latent, which some strategies need.
 
     Raises:
         KWTLError: when window or step is not a positive whole number, or ``contrast`` is unknown or cannot be had
@@ -68,11 +70,12 @@ class WindowScoreInferer(Inferer):
         batch_size: int = 16,
         contrast: str = "image",
         spacing: float = 16.0,
+        features: bool = False,
     ) -> None:
         super().__init__()
         WindowGrid(1, 1, window, step)  # refuses bad sizes before any work
         self.scorer, self.window, self.step = scorer, window, step
-        self.exact, self.batch_size, self.spacing = exact, batch_size, spacing
+        self.exact, self.batch_size, self.spacing, self.features = exact, batch_size, spacing, features
         if contrast not in ("image", "window"):
             raise KWTLError(f"contrast must be image or window, got {contrast!r}.")
         self.by_window = contrast == "window" and not exact
@@ -94,13 +97,15 @@ class WindowScoreInferer(Inferer):
 
         Returns:
             ``grid``; ``window_scores`` and ``foreground`` (mean probability of foreground), float64 (len(grid),);
-            ``cells``, the sums of the score map over the grid's cells, None when exact; ``score`` and
+            ``cells``, the sums of the score map over the grid's cells, and ``foreground_scores``, the mean of score
+            times probability, float64 (len(grid),), both None when exact; ``features``, None unless they are asked
+            for; ``score`` and
             ``probability``, the maps, float32 arrays (H, W), None where they would be larger than ``LARGEST_MAP``.
         """
         tensor = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         image = ImageInMemory(tensor) if isinstance(tensor, torch.Tensor) else tensor
         grid = WindowGrid(image.height, image.width, window=self.window, step=self.step)
-        score, foreground = CellReduction(grid), CellReduction(grid)
+        score, foreground, on_foreground = CellReduction(grid), CellReduction(grid), CellReduction(grid)
         maps = None
         if image.height * image.width <= LARGEST_MAP:
             maps = [np.empty((image.height, image.width), dtype=np.float32) for _ in range(2)]
@@ -110,6 +115,7 @@ class WindowScoreInferer(Inferer):
             where = tile.rows, tile.columns
             score.add(*where, tile.score)
             foreground.add(*where, tile.probability)
+            on_foreground.add(*where, tile.score * tile.probability)
             if maps is not None:
                 maps[0][where], maps[1][where] = tile.score, tile.probability
             for reduction, values in zip(at_level, tile.at_level, strict=True):
@@ -128,6 +134,8 @@ class WindowScoreInferer(Inferer):
             "grid": grid,
             "window_scores": window_scores,
             "foreground": grid.window_means(foreground.cells),
+            "foreground_scores": None if self.exact else grid.window_means(on_foreground.cells),
+            "features": window_features(image, network, grid, self.scorer.inferer) if self.features else None,
             "cells": None if self.exact else score.cells,
             "score": None if maps is None else maps[0],
             "probability": None if maps is None else maps[1],

@@ -29,7 +29,7 @@ from monai_kwtl.report.rounds import rounds_picture
 from monai_kwtl.rounds import curve, mask_facts, note_selection
 from monai_kwtl.selection import Budget, Region, cover, select_windows
 from monai_kwtl.selection_file import read_selection
-from monai_kwtl.strategies import STRATEGIES, ImageScores
+from monai_kwtl.strategies import FEATURE_STRATEGIES, STRATEGIES, ImageScores
 from monai_kwtl.synthetic import make_pool
 from monai_kwtl.windows import WindowGrid
 
@@ -210,9 +210,11 @@ def pools(draw):
         grid = WindowGrid(height, width, 12, 5)
         values = rng.integers(0, 1000, (height, width)).astype(np.float64)
         cells = grid.cell_sums(values)
+        means, foreground = grid.window_means(cells), rng.random(len(grid))
         scores = ImageScores(
-            f"{index}.png", None, "0" * 64, grid, grid.window_means(cells), cells, rng.random(len(grid))
-        )
+            f"{index}.png", None, "0" * 64, grid, means, cells, foreground,
+            foreground_scores=means * foreground, features=rng.normal(size=(len(grid), 4)),
+        )  # fmt: skip
         images.append((scores, values))
         for _ in range(draw(st.integers(0, 2))):
             x, y = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
@@ -258,6 +260,8 @@ def test_what_is_taken_is_left_out_by_every_strategy(pool, strategy, budget, by_
             inside[...] = True
     if by_pixels:
         assert new <= asked.pixels
+    elif strategy in ("power", "two_thirds", *FEATURE_STRATEGIES):  # they leave out windows that add nothing
+        assert 0 < len(chosen) <= min(asked.windows, free)
     elif strategy != "coverage":
         assert len(chosen) == min(asked.windows, free)
     if not regions:

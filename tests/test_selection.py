@@ -16,7 +16,9 @@ def scored(name, height, width, window=12, step=5, page=None, seed=0):
     grid = WindowGrid(height, width, window, step)
     values = np.random.default_rng(seed).random((height, width))
     cells = grid.cell_sums(values)
-    return ImageScores(name, page, name * 3, grid, grid.window_means(cells), cells, np.full(len(grid), 0.25))
+    means = grid.window_means(cells)
+    further = {"foreground_scores": 0.25 * means, "features": np.stack([means, means % 7, means % 11], axis=1)}
+    return ImageScores(name, page, name * 3, grid, means, cells, np.full(len(grid), 0.25), **further)
 
 
 def pool():

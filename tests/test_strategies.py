@@ -24,8 +24,18 @@ def scored(name, values, window=12, step=5, page=None, foreground=None):
     means = np.array([values[y : y + h, x : x + w].mean() for y, x in zip(grid.y, grid.x, strict=True)])
     edges = grid.row_edges, grid.column_edges
     cells = np.add.reduceat(np.add.reduceat(values, edges[0][:-1], axis=0), edges[1][:-1], axis=1).astype(np.float64)
+    foreground = np.full(len(grid), 0.5) if foreground is None else foreground
+    features = np.random.default_rng(len(name) + values.shape[1]).normal(size=(len(grid), 6)).astype(np.float32)
     return ImageScores(
-        name, page, "0" * 64, grid, means, cells, np.full(len(grid), 0.5) if foreground is None else foreground
+        name,
+        page,
+        "0" * 64,
+        grid,
+        means,
+        cells,
+        foreground,
+        foreground_scores=means * foreground,
+        features=features,
     )
 
 

@@ -186,6 +186,23 @@ class Case:
             **_common(self.config),
         }
 
+    def feature_settings(self, variant: str, method: str) -> dict[str, Any] | None:
+        """What the features of the windows that a method compares depend on; None where it compares none."""
+        if not METHODS[method].features:
+            return None
+        target, departure = self.config.target(self.target), VARIANTS[variant]
+        source = departure.scores_with == "source"
+        return {
+            "stage": "features",
+            "network": digest(self.meta_settings() if source else self.pretext_settings(variant)),
+            "pool": _identity(self.parts[0]),
+            "window": self.config.window,
+            "step": target.step,
+            "norm_images": self.config.plan.norm_images,
+            "norm": departure.scoring(METHODS[method], exact=False)["norm"],
+            **_common(self.config),
+        }
+
     def budget(self, key: Key) -> Budget:
         """The budget of a cell, of a method that selects."""
         share = VARIANTS[key.variant].share
@@ -226,6 +243,11 @@ class Case:
         if method.strategy is None:
             return settings | {"select": key.method}
         scores = self.score_settings(key.variant, key.method)
+        features = self.feature_settings(key.variant, key.method)
+        if features is not None:
+            settings["features"] = digest(features)
+        if method.rounds > 1:
+            settings["rounds"] = method.rounds
         return settings | {
             "select": method.strategy,
             "scores": scores and digest(scores),

@@ -18,10 +18,10 @@ from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
 from monai_kwtl.metrics import Overlap, summarize
 from monai_kwtl.oracle import reveal_masks
-from monai_kwtl.selection import Budget, Region, cost_of, select_regions
+from monai_kwtl.selection import Budget, Cost, Region, cost_of, cover, select_regions
 from monai_kwtl.strategies import ImageScores
 
-__all__ = ["labelling_cost", "quality", "run_cell", "select"]
+__all__ = ["labelling_cost", "part_of", "quality", "run_cell", "select"]
 
 
 def select(scores: Sequence[ImageScores], strategy: str, budget: Budget, seed: int) -> list[Region]:
@@ -112,6 +112,43 @@ def _whole_images(items: Sequence[Mapping[str, Any]]) -> list[Region]:
     ]
 
 
+def part_of(budget: Budget, number: int, rounds: int, spent: Cost) -> Budget | None:
+    """What may be spent in a round so that all rounds together spend the budget evenly.
+
+    Args:
+        budget: of all rounds, in windows or pixels.
+        number: of the round, from 1.
+        rounds: how many there are.
+        spent: what the rounds before have spent.
+
+    Returns:
+        None where nothing is left for this round.
+    """
+    whole, used = (budget.pixels, spent.unique_pixels) if budget.windows is None else (budget.windows, spent.windows)
+    left = round(whole * number / rounds) - used
+    return None if left < 1 else Budget(pixels=left) if budget.windows is None else Budget(windows=left)
+
+
+def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]) -> list[Region]:
+    """Select in as many rounds as the method has; from the second on, the network tuned so far scores the pool."""
+    method, budget, seed = METHODS[key.method], case.budget(key), case.derived_seed(key.method)
+    regions = select(scores, method.strategy, part_of(budget, 1, method.rounds, cost_of([])) or budget, seed)
+    for number in range(2, method.rounds + 1):
+        part = part_of(budget, number, method.rounds, cost_of(regions))
+        grids = [image.grid for image in scores]
+        if part is None or (part.pixels is not None and part.pixels < min(g.size[0] * g.size[1] for g in grids)):
+            continue
+        network = bench.adapted(bench.train_support(reveal_masks(regions, case.parts[0]), key.variant), "reestimated")
+        if method.measure is not None:
+            scores = bench.score_with(network, case.score_settings(key.variant, key.method))
+        if method.features:
+            described = zip(scores, bench.describe_with(network), strict=True)
+            scores = [replace(image, features=features) for image, features in described]
+        further = select([cover(image, regions) for image in scores], method.strategy, part, seed + number)
+        regions += [replace(region, rank=len(regions) + region.rank) for region in further]
+    return regions
+
+
 def run_cell(case: Case, store: Store, key: Key) -> None:
     """Select, reveal, tune and measure; the result is kept in the store.
 
@@ -125,7 +162,7 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
     if method.strategy is not None:
         scores, seconds = bench.scores(key.variant, key.method)
         start = time.perf_counter()
-        regions = select(scores, method.strategy, case.budget(key), case.derived_seed(key.method))
+        regions = _in_rounds(case, bench, key, scores)
         seconds += time.perf_counter() - start
     support = reveal_masks(regions, case.parts[0])
     start = time.perf_counter()

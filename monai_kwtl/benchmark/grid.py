@@ -30,7 +30,7 @@ class Job:
     """Something to compute once and keep in the store.
 
     Args:
-        kind: ``meta``, ``pretext``, ``scores`` or ``cell``.
+        kind: ``meta``, ``pretext``, ``scores``, ``features`` or ``cell``.
         key: hash of all that it depends on, its name in the store.
         case: of it, or for what several cases share, of the first of them.
         cell: the cell, or for scores and pretext networks the first that needs them.
@@ -52,7 +52,7 @@ class Job:
         place = f"{cell.target} {cell.protocol} split {cell.split}"
         if self.kind == "cell":
             return f"{place}, {cell.method} at {cell.budget:g} {cell.budget_kind} ({cell.variant})"
-        return f"{place}, {self.kind}" + (f" for {cell.method}" if self.kind == "scores" else "")
+        return f"{place}, {self.kind}" + (f" for {cell.method}" if self.kind in ("scores", "features") else "")
 
     def run(self, store: Store) -> None:
         """Compute it, unless it is in the store already.
@@ -83,8 +83,10 @@ class Job:
             bench.train_meta()
         elif self.kind == "pretext":
             bench.train_pretext(self.cell.variant)
-        else:
+        elif self.kind == "scores":
             bench.score(self.cell.variant, self.cell.method)
+        else:
+            bench.describe(self.cell.variant, self.cell.method)
 
 
 def cells_of(config: Config) -> list[tuple[Case, Key]]:
@@ -133,6 +135,7 @@ def _sizes(case: Case, key: Key) -> dict[str, float]:
     return {
         "meta": plan.meta_epochs * sources * plan.inner_steps * plan.meta_crops * plan.crop**2 / _CROP,
         "pretext": _training(config, plan.pretext_steps, plan.pretext_epochs, len(pool) * area / step**2),
+        "features": norm + len(pool) * image,
         "scores": norm + len(pool) * passes * image * (config.window**2 / step**2 if exact else 1),
         "cell": norm
         + len(test) * image
@@ -144,11 +147,16 @@ def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, dict[str, Any], t
     """Kind and settings of each job of a cell, and which of them, by their place, it needs."""
     yield "meta", case.meta_settings(), ()
     yield "pretext", case.pretext_settings(key.variant), (0,)
-    scores = case.score_settings(key.variant, key.method)
-    if scores is not None:
-        source = VARIANTS[key.variant].scores_with == "source"
-        yield "scores", scores, (0,) if source else (1,)
-    yield "cell", case.cell_settings(key), (1,) if scores is None else (1, 2)
+    made = 0 if VARIANTS[key.variant].scores_with == "source" else 1
+    needs = [1]
+    for kind, settings in (
+        ("scores", case.score_settings(key.variant, key.method)),
+        ("features", case.feature_settings(key.variant, key.method)),
+    ):
+        if settings is not None:
+            needs.append(len(needs) + 1)
+            yield kind, settings, (made,)
+    yield "cell", case.cell_settings(key), tuple(needs)
 
 
 def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:

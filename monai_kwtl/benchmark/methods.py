@@ -17,11 +17,15 @@ class Method:
         strategy: a name in ``monai_kwtl.strategies.STRATEGIES``; None where nothing is chosen.
         measure: what the pool is scored by, a name in ``monai_kwtl.scoring.MEASURES``; None needs no scores.
         dense: whether it needs the score map of whole images, and so is never scored window by window.
+        features: whether it compares windows by features of the network's latent.
+        rounds: in how many rounds the budget is spent; from the second on the network tuned so far scores the pool.
     """
 
     strategy: str | None
     measure: str | None = None
     dense: bool = False
+    features: bool = False
+    rounds: int = 1
 
 
 METHODS: dict[str, Method] = {
@@ -35,6 +39,15 @@ METHODS: dict[str, Method] = {
     "strided": Method("strided"),
     # needs the predicted foreground alone, which entropy gives with one forward pass an image
     "foreground_random": Method("foreground_random", "entropy", dense=True),
+    "top_k_kl": Method("top_k", "kl", dense=True),
+    "top_k_jsd": Method("top_k", "jsd", dense=True),
+    "power": Method("power", "kl", dense=True),
+    "two_thirds": Method("two_thirds", "kl", dense=True),
+    "herding": Method("herding", "kl", dense=True, features=True),
+    "herding_2_rounds": Method("herding", "kl", dense=True, features=True, rounds=2),
+    "herding_3_rounds": Method("herding", "kl", dense=True, features=True, rounds=3),
+    "typical": Method("typical", features=True),
+    "k_centre": Method("k_centre", features=True),
     "full": Method(None),  # every mask of the pool: the ceiling
     "pretext_only": Method(None),  # no mask at all: where everyone begins
 }

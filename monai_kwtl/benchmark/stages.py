@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from monai_kwtl.crops import CropDataset, prepare_crops
 from monai_kwtl.data import read_image, read_label
 from monai_kwtl.engines import ReptileTrainer
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.features import window_features
 from monai_kwtl.inferers import AutocastInferer, TiledInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.metrics import Overlap, overlap
@@ -156,9 +158,21 @@ class Bench:
         if settings is None:
             raise KWTLError(f"the method {method} needs no scores.")
         start = time.perf_counter()
+        pool = self.score_with(self._scoring_network(variant, settings["norm"]), settings)
+        self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
+
+    def _scoring_network(self, variant: str, norm: str) -> torch.nn.Module:
         source = VARIANTS[variant].scores_with == "source"
         made = self.case.meta_settings() if source else self.case.pretext_settings(variant)
-        network = self.adapted(self._network("meta" if source else "pretext", made), settings["norm"])
+        return self.adapted(self._network("meta" if source else "pretext", made), norm)
+
+    def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any]) -> list[ImageScores]:
+        """Score every window of the pool with a network.
+
+        Args:
+            network: for inference.
+            settings: of the scores, as :meth:`Case.score_settings` has them.
+        """
         scorer = ScoreMapInferer(
             measure=settings["measure"],
             views=settings["views"] or "intensity",
@@ -172,14 +186,37 @@ class Bench:
         for item, grid in zip(self.case.pool, self.grids(), strict=True):
             image = torch.from_numpy(read_image(item))[None].to(self.device)
             result = inferer(image, network)
-            names = ("window_scores", "cells", "foreground")
-            pool.append(ImageScores(grid.name, grid.page, grid.sha256, grid.grid, *(result[name] for name in names)))
-        self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
+            names = ("window_scores", "cells", "foreground", "foreground_scores")
+            pool.append(replace(grid, **{name: result[name] for name in names}))
+        return pool
+
+    def describe(self, variant: str, method: str) -> None:
+        """Compute the features of every window of the pool."""
+        settings = self.case.feature_settings(variant, method)
+        if settings is None:
+            raise KWTLError(f"the method {method} compares no windows.")
+        start = time.perf_counter()
+        features = self.describe_with(self._scoring_network(variant, settings["norm"]))
+        self.store.put_features(digest(settings), features, time.perf_counter() - start)
+
+    def describe_with(self, network: torch.nn.Module) -> list[np.ndarray]:
+        """Features of the windows of each image of the pool, by a network for inference."""
+        inferer = TiledInferer(amp=self.amp)
+        return [
+            window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)
+            for item, grid in zip(self.case.pool, self.grids(), strict=True)
+        ]
 
     def scores(self, variant: str, method: str) -> tuple[list[ImageScores], float]:
         """The pool as a method sees it, and the seconds that scoring it took."""
-        settings = self.case.score_settings(variant, method)
-        return (self.grids(), 0.0) if settings is None else self.store.scores(digest(settings), self.grids())
+        settings, features = self.case.score_settings(variant, method), self.case.feature_settings(variant, method)
+        pool, seconds = self.grids(), 0.0
+        if settings is not None:
+            pool, seconds = self.store.scores(digest(settings), pool)
+        if features is not None:
+            pool, further = self.store.with_features(digest(features), pool)
+            seconds += further
+        return pool, seconds
 
     def train_support(self, support: Sequence[Mapping[str, Any]], variant: str) -> torch.nn.Module:
         """Tune the pretext network on known masks and return it."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from monai_kwtl.windows import WindowGrid
 
 __all__ = ["Store", "derived_seed", "digest", "folder_hash", "grid_of"]
 
+_ARRAYS = ("window_scores", "foreground", "cells", "foreground_scores")
 _HINT = "make room, or choose another output_dir"
 
 
@@ -57,7 +59,7 @@ class Store:
 
     def path(self, kind: str, key: str) -> Path:
         """Where the result of a kind of job with a key lies, or will lie."""
-        suffix = {"cell": ".json", "scores": ".npz"}.get(kind, ".pt")
+        suffix = {"cell": ".json", "scores": ".npz", "features": ".npz"}.get(kind, ".pt")
         return self.folder / kind / f"{key[:32]}{suffix}"
 
     def has(self, kind: str, key: str) -> bool:
@@ -88,13 +90,27 @@ class Store:
         """Keep the scores of a pool, and how long they took."""
         arrays: dict[str, np.ndarray] = {"seconds": np.float64(seconds)}
         for number, scores in enumerate(pool):
-            for name in ("window_scores", "foreground", "cells"):
+            for name in _ARRAYS:
                 if (values := getattr(scores, name)) is not None:
                     arrays[f"{name}_{number}"] = values
+        self._put_arrays("scores", key, arrays)
+
+    def _put_arrays(self, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         content = io.BytesIO()
         np.savez(content, **arrays)
-        with written_whole(self._new("scores", key), _HINT) as unfinished:
+        with written_whole(self._new(kind, key), _HINT) as unfinished:
             unfinished.write_bytes(content.getvalue())
+
+    def put_features(self, key: str, features: list[np.ndarray], seconds: float) -> None:
+        """Keep the features of the windows of each image, and how long they took."""
+        arrays = {f"features_{number}": part for number, part in enumerate(features)}
+        self._put_arrays("features", key, {"seconds": np.float64(seconds), **arrays})
+
+    def with_features(self, key: str, pool: list[ImageScores]) -> tuple[list[ImageScores], float]:
+        """A pool, in the order in which it was described, with the features of its windows; and their seconds."""
+        with np.load(self.path("features", key)) as arrays:
+            described = [replace(image, features=arrays[f"features_{n}"]) for n, image in enumerate(pool)]
+            return described, float(arrays["seconds"])
 
     def scores(self, key: str, grids: list[ImageScores]) -> tuple[list[ImageScores], float]:
         """The scores of a pool and the seconds they took.
@@ -109,6 +125,7 @@ class Store:
                     image.name, image.page, image.sha256, image.grid,
                     *(arrays[f"{name}_{n}"] if f"{name}_{n}" in arrays else None
                       for name in ("window_scores", "cells", "foreground")),
+                    foreground_scores=arrays.get(f"foreground_scores_{n}"),
                 )
                 for n, image in enumerate(grids)
             ]  # fmt: skip

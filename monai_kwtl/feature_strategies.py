@@ -1,0 +1,190 @@
+"""Strategies that choose windows which look different from each other, by features of the network's latent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+from scipy.spatial.distance import pdist
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.taking import ImageScores, flat_windows, take_apart
+
+__all__ = ["herding", "k_centre", "principal_components", "typical", "weight_of_scores"]
+
+DIMENSIONS = 128  # of the features after the principal component analysis
+MOST_POINTS = 4096  # windows that stand for the pool where it has more
+_BLOCK = 256  # windows whose gain is computed at once
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _features(pool: Sequence[ImageScores], strategy: str) -> list[np.ndarray]:
+    if any(image.features is None for image in pool):
+        raise KWTLError(
+            f"strategy {strategy!r} needs features of the windows, which a network with a latent gives, such as FCRN."
+        )
+    return [image.features for image in pool]
+
+
+def principal_components(features: Sequence[np.ndarray], dimensions: int = DIMENSIONS) -> np.ndarray:
+    """Project features on the directions in which they vary most (principal component analysis).
+
+    Args:
+        features: of the windows of each image, shape (windows, D), any real type; D is the same for all.
+        dimensions: at most so many are kept, and no more than vary at all.
+
+    Returns:
+        float32, shape (all windows, at most ``dimensions``), centred; one column of zeros where all are alike.
+    """
+    count = sum(len(part) for part in features)
+    mean = sum(part.astype(np.float64).sum(0) for part in features) / count
+    scatter = np.zeros((len(mean), len(mean)))
+    for part in features:
+        centred = part.astype(np.float64) - mean
+        scatter += centred.T @ centred
+    values, vectors = np.linalg.eigh(scatter)
+    kept = np.flatnonzero(values > values[-1] * 1e-9)[::-1][:dimensions] if values[-1] > 0 else np.array([-1])
+    axes = vectors[:, kept]
+    # an axis may point either way: let its largest part be positive
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    return np.concatenate([((part.astype(np.float64) - mean) @ axes).astype(np.float32) for part in features])
+
+
+def _points(pool: Sequence[ImageScores], strategy: str) -> np.ndarray:
+    return principal_components(_features(pool, strategy))
+
+
+def _labelled(pool: Sequence[ImageScores]) -> np.ndarray:
+    """Windows more than half of which is labelled or handed out already, bool, in the order of ``flat_windows``."""
+    shares = [
+        np.zeros(len(image.grid))
+        if image.covered is None
+        else image.grid.window_sums(image.covered).reshape(-1) / (image.grid.size[0] * image.grid.size[1])
+        for image in pool
+    ]
+    return np.concatenate(shares) > 0.5
+
+
+def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
+    """Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for the same point."""
+    squared = (points**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2.0 * points @ others.T
+    return np.exp(np.maximum(squared, 0.0) * (-0.5 / width**2))
+
+
+def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -> float:
+    """Exponent beta of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten on, between by logarithm.
+
+    Args:
+        windows: largest number of windows.
+        pixels: largest number of distinct pixels.
+        pool: images.
+    """
+    area = np.mean([image.grid.height * image.grid.width for image in pool])
+    size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
+    return float(np.clip(np.log10(max(min(windows * size, pixels) / area, 1e-9)), 0.0, 1.0))
+
+
+def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
+    """Greedily the window with which the windows chosen resemble the pool best, the uncertain ones above all.
+
+    Uncertainty herding (Bae, Oliveira and Sutherland 2024): maximise ``sum_n u_n^beta max_{s in S} k(n, s)``, with the
+    windows' scores rescaled to [0, 1] as ``u``, and ``k`` a Gaussian kernel as wide as the median distance. ``beta`` is
+    0 at small budgets, where what is typical counts, and 1 at large ones, where doubts do (:func:`weight_of_scores`).
+    What is labelled or handed out already is in S from the start. Of more than 4096 windows, as many, evenly spread,
+    stand for the pool; each window may still be taken.
+    """
+    points = _points(pool, "herding")
+    scores = np.concatenate([image.window_scores for image in pool])
+    spread = np.ptp(scores)
+    uncertainty = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores))
+    sample = _evenly(len(points), MOST_POINTS)
+    others = points[sample]
+    weights = (uncertainty[sample] ** weight_of_scores(windows, pixels, pool)).astype(np.float32)
+    distances = pdist(points[_evenly(len(points), 1024)])
+    width = float(np.median(distances)) if len(distances) else 0.0
+    width = width or 1.0
+    nearest = np.zeros(len(others), dtype=np.float32)  # to the windows chosen: the largest k
+    for known in np.array_split(points[_labelled(pool)], max(1, -(-int(_labelled(pool).sum()) // _BLOCK))):
+        if len(known):
+            np.maximum(nearest, _kernel(known, others, width).max(0), out=nearest)
+
+    def gains(numbers: np.ndarray) -> np.ndarray:
+        return np.maximum(_kernel(points[numbers], others, width) - nearest, 0.0) @ weights
+
+    # a gain only falls as windows are taken: an old one is an upper bound, and few have to be computed anew
+    bounds = np.concatenate([gains(part) for part in np.array_split(np.arange(len(points)), -(-len(points) // _BLOCK))])
+
+    def best(wanted: np.ndarray) -> int:
+        numbers = np.flatnonzero(wanted)
+        fresh = np.zeros(len(bounds), dtype=bool)
+        while True:
+            top = numbers[bounds[numbers].argmax()]
+            if fresh[top]:
+                break
+            part = numbers[np.argsort(-bounds[numbers], kind="stable")[:_BLOCK]]
+            part = part[~fresh[part]]
+            bounds[part] = gains(part)
+            fresh[part] = True
+        np.maximum(nearest, _kernel(points[[top]], others, width)[0], out=nearest)
+        return int(top)
+
+    return take_apart(pool, windows, pixels, best)
+
+
+def _clusters(pool: Sequence[ImageScores], windows: int, pixels: float) -> int:
+    """How many windows of the pool's usual size a budget holds, at least one."""
+    size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
+    return max(1, int(min(windows, pixels / size)))
+
+
+def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
+    """The windows in the middle of clusters of alike ones (k-means, a cluster for each window that the budget holds).
+
+    Larger clusters come first; where the window nearest to a centre may not be taken, the next nearest is.
+    """
+    points = _points(pool, "typical")
+    sample = _evenly(len(points), MOST_POINTS)
+    count = min(_clusters(pool, windows, pixels), len(np.unique(points[sample], axis=0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a cluster that has run empty, which is left out below
+        centres, members = kmeans2(points[sample].astype(np.float64), count, minit="++", rng=rng)
+    sizes = np.bincount(members, minlength=count)
+    centres = centres[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes)]
+    turn = 0
+
+    def best(wanted: np.ndarray) -> int:
+        nonlocal turn
+        numbers = np.flatnonzero(wanted)
+        centre = centres[turn % len(centres)].astype(np.float32)
+        turn += 1
+        return int(numbers[((points[numbers] - centre) ** 2).sum(1).argmin()])
+
+    return take_apart(pool, windows, pixels, best)
+
+
+def k_centre(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
+    """The window that is least like any chosen before (core-set by greedy k-centre, Sener and Savarese 2018).
+
+    It begins with the window nearest to the mean of the pool, or with what is labelled or handed out already.
+    """
+    points = _points(pool, "k_centre")
+    images, _ = flat_windows(pool)
+    distance = np.full(len(images), np.inf, dtype=np.float32)
+    for number in np.flatnonzero(_labelled(pool)):
+        np.minimum(distance, ((points - points[number]) ** 2).sum(1), out=distance)
+
+    def best(wanted: np.ndarray) -> int:
+        numbers = np.flatnonzero(wanted)
+        if np.isinf(distance[numbers[0]]):
+            chosen = int(numbers[(points[numbers] ** 2).sum(1).argmin()])
+        else:
+            chosen = int(numbers[distance[numbers].argmax()])
+        np.minimum(distance, ((points - points[chosen]) ** 2).sum(1), out=distance)
+        return chosen
+
+    return take_apart(pool, windows, pixels, best)

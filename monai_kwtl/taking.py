@@ -1,0 +1,191 @@
+"""The windows of a pool and taking them one after the other: what all strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monai_kwtl.windows import WindowGrid, block_sums
+
+__all__ = ["Coverage", "ImageScores", "flat_windows", "free_windows", "take_apart", "take_in_order"]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Window scores of one image of the pool.
+
+    Args:
+        name: of the image, relative to the data set.
+        page: of a multi-page file, from 0; None for a file of one image.
+        sha256: of the file.
+        grid: the windows.
+        window_scores: mean score of each window, float64, shape (len(grid),), row-major.
+        cells: sums of the score map over the grid's cells, or None where windows were scored one by one.
+        foreground: predicted foreground fraction of each window, shape (len(grid),), in [0, 1].
+        covered: pixels of each cell that are labelled or handed out already, shape of ``cells``; None: none are.
+        foreground_scores: part of each window's mean score that lies on predicted foreground: the mean of score times
+            probability, shape (len(grid),).
+        features: of each window, shape (len(grid), D), as :mod:`monai_kwtl.features` makes them.
+    """
+
+    name: str
+    page: int | None
+    sha256: str
+    grid: WindowGrid
+    window_scores: np.ndarray
+    cells: np.ndarray | None = None
+    foreground: np.ndarray | None = None
+    covered: np.ndarray | None = None
+    foreground_scores: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    @property
+    def free(self) -> np.ndarray:
+        """Whether each window shares no pixel with what is covered, bool, shape (len(grid),)."""
+        if self.covered is None:
+            return np.ones(len(self.grid), dtype=bool)
+        return self.grid.window_sums(self.covered).reshape(-1) < 0.5  # whole numbers, summed exactly
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What images are ordered by: name, then page."""
+        return self.name, -1 if self.page is None else self.page
+
+
+class Coverage:
+    """What of a pool is covered: new pixels and left-over score of each window, up to date as windows are taken."""
+
+    def __init__(self, pool: Sequence[ImageScores], with_scores: bool = False) -> None:
+        self.pool = pool
+        self.pixels = 0.0
+        self._areas: dict[int, np.ndarray] = {}
+        self.cells = [self._left_over(image) for image in pool] if with_scores else []
+        self.gains = [i.grid.window_sums(c).reshape(-1) for i, c in zip(pool, self.cells, strict=bool(with_scores))]
+        for image, gains in enumerate(self.gains):
+            if pool[image].covered is not None:
+                gains[pool[image].grid.window_sums(self._area(image)).reshape(-1) == 0] = -np.inf
+
+    @staticmethod
+    def _left_over(image: ImageScores) -> np.ndarray:
+        """Sums of the score map over cells, less the share of what is covered; within a cell the score is even."""
+        cells = image.cells.astype(np.float64)
+        return cells if image.covered is None else cells * (1.0 - image.covered / image.grid.cell_areas())
+
+    def _where(self, image: int, window: int) -> tuple[slice, slice]:
+        grid = self.pool[image].grid
+        row, column = divmod(window, len(grid.columns))
+        top, bottom, left, right = grid.spans
+        return slice(top[row], bottom[row]), slice(left[column], right[column])
+
+    def _area(self, image: int) -> np.ndarray:
+        if image not in self._areas:
+            covered = self.pool[image].covered
+            self._areas[image] = self.pool[image].grid.cell_areas() - (0.0 if covered is None else covered)
+        return self._areas[image]
+
+    def new_pixels(self, image: int, window: int) -> float:
+        """Pixels of a window that are not covered."""
+        return float(self._area(image)[self._where(image, window)].sum())
+
+    def new_pixels_of_all(self, image: int) -> np.ndarray:
+        """New pixels of every window of an image, float64, row-major."""
+        return self.pool[image].grid.window_sums(self._area(image)).reshape(-1).round()
+
+    def take(self, image: int, window: int) -> None:
+        """Cover a window."""
+        where = self._where(image, window)
+        self.pixels += self.new_pixels(image, window)
+        self._area(image)[where] = 0.0
+        if self.cells:
+            self.cells[image][where] = 0.0
+            self._update(image, window)
+
+    def _update(self, image: int, window: int) -> None:
+        """Recompute the gains of the windows that overlap the one taken; one with nothing new to it leaves the race."""
+        grid = self.pool[image].grid
+        top, bottom, left, right = grid.spans
+        rows, columns = self._where(image, window)
+        r0, r1 = np.searchsorted(bottom, rows.start, side="right"), np.searchsorted(top, rows.stop, side="left")
+        c0, c1 = np.searchsorted(right, columns.start, side="right"), np.searchsorted(left, columns.stop, side="left")
+        block = slice(top[r0], bottom[r1 - 1]), slice(left[c0], right[c1 - 1])
+        spans = (top[r0:r1] - top[r0], bottom[r0:r1] - top[r0], left[c0:c1] - left[c0], right[c0:c1] - left[c0])
+        both = np.stack([self.cells[image][block], self._area(image)[block]])
+        sums, areas = block_sums(both, spans)
+        gains = self.gains[image].reshape(len(grid.rows), len(grid.columns))[r0:r1, c0:c1]
+        gains[...] = np.where((areas > 0) & (gains > -np.inf), sums, -np.inf)
+
+
+def flat_windows(pool: Sequence[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
+    """Image index and window index of every window of the pool, images in the order given."""
+    counts = [len(image.grid) for image in pool]
+    return np.repeat(np.arange(len(pool)), counts), np.concatenate([np.arange(n) for n in counts])
+
+
+def take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int, pixels: float) -> list[int]:
+    """Take windows in the given order while the budget lasts; with a pixel budget, what does not fit is skipped.
+
+    Windows that overlap what is labelled or handed out already are left out.
+    """
+    order = order[free_windows(pool)[order]]
+    if pixels == np.inf:
+        return [int(i) for i in order[:windows]]
+    images, indices = flat_windows(pool)
+    covered, chosen = Coverage(pool), []
+    for flat in order:
+        image, window = images[flat], indices[flat]
+        new = covered.new_pixels(image, window)
+        if new and covered.pixels + new <= pixels:
+            covered.take(image, window)
+            chosen.append(int(flat))
+            if covered.pixels == pixels:
+                break
+    return chosen
+
+
+def free_windows(pool: Sequence[ImageScores]) -> np.ndarray:
+    """Whether each window shares no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
+    return np.concatenate([image.free for image in pool])
+
+
+def take_apart(
+    pool: Sequence[ImageScores], windows: int, pixels: float, best: Callable[[np.ndarray], int]
+) -> list[int]:
+    """Take the best window again and again while the budget lasts, one that overlaps none before while there is one.
+
+    When every window overlaps one that was taken, or no whole one fits into the budget of pixels any more, what is left
+    of it goes to the best windows with something new to them that fit. Windows that overlap what is labelled or handed
+    out already are left out.
+
+    Args:
+        pool: images.
+        windows: largest number of windows.
+        pixels: largest number of distinct pixels.
+        best: from which windows may be taken, bool in the order of :func:`flat_windows`, at least one, to the number of
+            the best of them, which then counts as taken.
+
+    Returns:
+        Numbers of the windows in the order in which they were taken.
+    """
+    images, indices = flat_windows(pool)
+    free, covered, chosen = free_windows(pool), Coverage(pool), []
+    apart = free.copy()
+    offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
+    new = np.concatenate([np.full(len(i.grid), float(i.grid.size[0] * i.grid.size[1])) for i in pool])
+    while len(chosen) < windows and covered.pixels < pixels:
+        fits = free & (new > 0) & (covered.pixels + new <= pixels)
+        wanted = fits & apart
+        if not wanted.any():
+            wanted = fits
+        if not wanted.any():
+            break
+        flat = int(best(wanted))
+        image, window = int(images[flat]), int(indices[flat])
+        covered.take(image, window)
+        chosen.append(flat)
+        grid, own = pool[image].grid, slice(offsets[image], offsets[image + 1])
+        near = (abs(grid.y - grid.y[window]) < grid.size[0]) & (abs(grid.x - grid.x[window]) < grid.size[1])
+        apart[own] &= ~near
+        new[own] = covered.new_pixels_of_all(image)
+    return chosen

@@ -26,6 +26,8 @@ __all__ = ["Case", "forget_data", "source_names"]
 
 Items = list[Mapping[str, Any]]
 
+_TRAINING = ("crop", "batch_size", "learning_rate")
+
 
 _versions = lru_cache(maxsize=1)(versions)
 
@@ -162,7 +164,7 @@ class Case:
             "pseudo_label": pseudo,
             "seed": self.derived_seed("pretext"),
             "grid_step": target.step if plan.pretext_steps is None else None,
-            **{name: getattr(plan, name) for name in ("pretext_steps", "pretext_epochs", "crop", "batch_size")},
+            **{name: getattr(plan, name) for name in ("pretext_steps", "pretext_epochs", *_TRAINING)},
             **_common(self.config),
         }
 
@@ -237,7 +239,7 @@ class Case:
         }
         if key.method != "pretext_only":
             settings |= {"seed": self.derived_seed("support"), "grid_step": None}
-            settings |= {n: getattr(plan, n) for n in ("support_steps", "support_epochs", "crop", "batch_size")}
+            settings |= {name: getattr(plan, name) for name in ("support_steps", "support_epochs", *_TRAINING)}
             if plan.support_steps is None:
                 settings["grid_step"] = config.target(self.target).step
         if method.strategy is None:

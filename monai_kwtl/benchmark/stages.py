@@ -40,9 +40,14 @@ _NORMS = {"reestimated": True, "running": False, "transductive": "transductive"}
 
 
 def tune(
-    network: torch.nn.Module, dataset: CropDataset, device: torch.device, amp: bool | None, num_workers: int = 0
+    network: torch.nn.Module,
+    dataset: CropDataset,
+    device: torch.device,
+    amp: bool | None,
+    num_workers: int = 0,
+    learning_rate: float = 1e-4,
 ) -> None:
-    """Train a network, in place, on every batch of a data set, with Adam (rate 1e-4, weight decay 5e-4) as the stages.
+    """Train a network, in place, on every batch of a data set, with Adam (weight decay 5e-4) as the stages do.
 
     Args:
         network: on the device.
@@ -50,6 +55,7 @@ def tune(
         device: where to train.
         amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
         num_workers: processes that cut crops ahead.
+        learning_rate: of Adam.
 
     Raises:
         KWTLError: when the loss is no number any more.
@@ -60,7 +66,7 @@ def tune(
         epoch_length=dataset.steps,
         train_data_loader=DataLoader(dataset, batch_size=None, num_workers=num_workers),
         network=network,
-        optimizer=torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=5e-4),
+        optimizer=torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4),
         loss_function=ForegroundWeightedBCE(),
         prepare_batch=prepare_crops,
         inferer=AutocastInferer(amp),
@@ -139,7 +145,7 @@ class Bench:
         data = pseudo_labelled(self.case.pool, pseudo_label)
         steps = plan.pretext_steps
         tune(network, self._crops(data, steps, plan.pretext_epochs, settings["seed"]), self.device, self.amp,
-             self.config.num_workers)  # fmt: skip
+             self.config.num_workers, plan.learning_rate)  # fmt: skip
         self.store.put_weights("pretext", digest(settings), network.state_dict())
 
     def _crops(self, data: Sequence[Mapping[str, Any]], steps: int | None, epochs: int, seed: int) -> CropDataset:
@@ -224,7 +230,7 @@ class Bench:
         if support:
             plan, seed = self.plan, self.case.derived_seed("support")
             crops = self._crops(support, plan.support_steps, plan.support_epochs, seed)
-            tune(network, crops, self.device, self.amp, self.config.num_workers)
+            tune(network, crops, self.device, self.amp, self.config.num_workers, plan.learning_rate)
         return network
 
     def measure(self, network: torch.nn.Module, variant: str) -> list[Overlap]:

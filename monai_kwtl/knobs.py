@@ -68,7 +68,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("learning_rate", "inner_learning_rate", "meta_learning_rate"), _above_0),
     **dict.fromkeys(("weight_decay", "psi"), partial(check_number, low=0)),
     **dict.fromkeys(
-        ("overwrite", "resume", "preview", "exact", "weighted", "report", "overlays", "tensorboard", "project"),
+        ("overwrite", "resume", "preview", "exact", "weighted", "report", "overlays", "tensorboard", "project")
+        + ("photometric", "match_foreground", "flips"),
         lambda name, value: true_or_false(value, name),
     ),
     "amp": _amp,

@@ -39,6 +39,14 @@ TUNING = [
     case("train", "validate_every must be a whole number, at least 1, got 0.", validate_every=0),
     case("train", f"{_WEIGHTS}, got 0.", foreground_weight=0),
     case("train", f"{_WEIGHTS}, got 'heavy'.", foreground_weight="heavy"),
+    case("train", "photometric must be true or false, got 'much'.", photometric="much"),
+    case("train", "match_foreground must be true or false, got 0.2.", match_foreground=0.2),
+    case(
+        "train",
+        "match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.",
+        match_foreground="true",
+        schedule="paper",
+    ),
     case("train", "loss must be weighted or dice_bce, got 'focal'.", loss="focal"),
     case(
         "train",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from stage_here import random_weights, run
 from torch import nn
 
-from monai_kwtl.errors import KWTLError
 from monai_kwtl.flips import FlippedInferer
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.networks import FCRN
@@ -36,7 +35,7 @@ def by_hand(image, network):
         for turns in range(4):
             x = image.numpy()
             x = np.rot90(x.transpose(0, 1, 3, 2) if turned_over else x, turns, (2, 3))
-            z = network(torch.from_numpy(np.ascontiguousarray(x))).double().numpy()
+            z = network(torch.from_numpy(x.copy())).double().numpy()
             p = np.rot90(1 / (1 + np.exp(-z)), -turns, (2, 3))
             total = total + (p.transpose(0, 1, 3, 2) if turned_over else p)
     return total / 8
@@ -91,3 +90,21 @@ def test_further_arguments_reach_the_network(network):
     FlippedInferer(inferer)(images(1, 1, 4, 6), network, 3, more=True)
     assert {shape for shape, _, _ in seen} == {(1, 1, 4, 6), (1, 1, 6, 4)}
     assert [rest for _, *rest in seen] == [[(3,), {"more": True}]] * 8
+
+
+@torch.no_grad()
+def test_the_stage_writes_masks_of_the_mean_where_that_is_asked_for(tmp_path):
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 67), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    ckpt = random_weights(tmp_path / "weights.pt", seed=3)
+    network = FCRN(spatial_dims=2, in_channels=1, out_channels=1).eval()
+    network.load_state_dict(torch.load(ckpt, weights_only=True))
+    mean = by_hand(torch.from_numpy(pixels)[None, None].float() / 127.5 - 1, network)[0, 0]
+    knobs = {"dataset_dir": tmp_path, "output_dir": tmp_path / "masks", "ckpt": ckpt, "adapt_norm": "false"}
+    ended = run("inference", **knobs, device="cpu", amp="false", flips="true", probability=float(np.median(mean)))
+    assert (ended.status, ended.err) == (0, "")
+    mask = np.asarray(Image.open(tmp_path / "masks" / "a.png")) == 255
+    wrong = mask != (mean >= np.median(mean))
+    assert np.abs(mean[wrong] - np.median(mean)).max(initial=0.0) < 1e-5
+    assert 0.4 < mask.mean() < 0.6

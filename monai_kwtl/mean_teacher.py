@@ -48,6 +48,11 @@ def unlabelled_images(
     return [{"name": name, "image": image, "label": np.zeros_like(image)} for name, image in images]
 
 
+def _check_alone() -> None:
+    if ranks().count > 1:
+        raise KWTLError("semi-supervised tuning works in one process; start it without torchrun.")
+
+
 def make_teacher(network: nn.Module, decay: float = 0.99) -> AveragedModel:
     """Make the exponential moving average of a network's weights, which begins with those that it has.
 
@@ -62,8 +67,9 @@ def make_teacher(network: nn.Module, decay: float = 0.99) -> AveragedModel:
         The teacher; ``teacher.module`` is a network like the student. Its weights ask for no gradient.
 
     Raises:
-        KWTLError: when the decay is out of range.
+        KWTLError: when the decay is out of range, or in one of several processes.
     """
+    _check_alone()
     check_number("decay", decay, 0, 1)
     teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
     teacher.update_parameters(network)  # the first one copies
@@ -131,8 +137,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
         self.seed = tuple(np.atleast_1d(seed).tolist())
         for part in self.seed:
             check_whole_number("seed", part, 0)
-        if ranks().count > 1:
-            raise KWTLError("semi-supervised tuning works in one process; start it without torchrun.")
+        _check_alone()
         if refused := {"amp", "compile", "accumulation_steps"} & kwargs.keys():
             raise KWTLError(f"semi-supervised tuning knows no {min(refused)}; for bfloat16 give an AutocastInferer.")
         super().__init__(**{"prepare_batch": prepare_crops, "decollate": False} | kwargs)

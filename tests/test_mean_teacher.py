@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stage_here import random_weights
+from stage_process import CONFIGS, Death, run
 from torch import nn
 from torch.utils.data import DataLoader
 
 from monai_kwtl import mean_teacher
+from monai_kwtl.bundle import load_weights
 from monai_kwtl.crops import CropDataset, prepare_crops
 from monai_kwtl.data import load_pool
 from monai_kwtl.distributed import Ranks
@@ -28,6 +32,7 @@ from monai_kwtl.metrics import overlap
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics
 from monai_kwtl.scoring import normalize
+from monai_kwtl.support import read_support
 
 
 def cells(seed, height=48, width=60):
@@ -308,6 +313,91 @@ def test_unlabelled_images_are_read_without_their_labels(tmp_path):
         assert np.array_equal(entry["image"], cells(number)["image"])
         assert not entry["label"].any()
     assert CropDataset(found, size=24).crop_batch(0)["known"].all()
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Six images, four of them labelled, and start weights."""
+    folder = tmp_path_factory.mktemp("semi")
+    for name in ("images", "labels"):
+        (folder / "pool" / name).mkdir(parents=True)
+        for number in range(6 if name == "images" else 5):
+            Image.fromarray(cells(number)[name[:-1]][0] * (255 if name == "labels" else 1)).save(
+                folder / "pool" / name / f"{number}.png"
+            )
+    random_weights(folder / "start.pt")
+    return folder
+
+
+STAGE = ["train.json", "semi_supervised_train.json"]
+
+
+def stage(place, folder, *fault, **more):
+    knobs = {"dataset_dir": place / "pool", "ckpt": place / "start.pt", "output_dir": folder, "steps": 6, "crop": 32}
+    knobs |= {"batch_size": 2, "device": "cpu", "amp": "false", "tensorboard": "false", "checkpoint_every": 2}
+    knobs |= {"warm_up": 1, "decay": 0.5, "held_out": 0, "validate_every": 3, "learning_rate": 1e-3}
+    return run(STAGE, place / "log", *fault, **knobs | more)
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def test_the_stage_gives_the_weights_of_the_function(place, tmp_path, one_thread):
+    ended = stage(place, tmp_path, adapt_norm="false")
+    assert ended.status == 0, ended.err
+    pool = load_pool(place / "pool")
+    network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), place / "start.pt")
+    support = CropDataset(read_support(pool), steps=6, size=32, batch_size=2)
+    crops = CropDataset(unlabelled_images(pool), steps=6, size=32, batch_size=2, seed=[0, 1])
+    network = network.to(memory_format=torch.channels_last)
+    expected = tune_mean_teacher(network, support, crops, "cpu", False, 6, 1e-3, decay=0.5, warm_up=1)
+    found = weights(tmp_path)
+    assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
+
+
+def test_the_warm_up_is_a_fifth_of_the_steps_unless_told(place, tmp_path):
+    assert stage(place, tmp_path / "told", steps=5, warm_up=1).status == 0
+    ended = run(STAGE, place / "log", dataset_dir=place / "pool", ckpt=place / "start.pt", steps=5, crop=32,
+                output_dir=tmp_path / "default", batch_size=2, device="cpu", amp="false", tensorboard="false",
+                decay=0.5, held_out=0, learning_rate=1e-3)  # fmt: skip
+    assert ended.status == 0, ended.err
+    one, other = weights(tmp_path / "told"), weights(tmp_path / "default")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_every_knob_of_the_stage_is_explained():
+    config = json.loads((CONFIGS / STAGE[1]).read_text())
+    knobs = [name for name, value in config.items() if "::" not in name and name not in ("+_desc_", "teacher")]
+    assert sorted(knobs) == sorted(set(config["+_desc_"]) - {"semi_supervised"})
+
+
+def test_the_stage_continues_to_the_same_weights_and_chooses_the_best_teacher(place, tmp_path):
+    assert stage(place, tmp_path / "whole", held_out=0.2).status == 0
+    assert stage(place, tmp_path / "part", Death("after", 2), held_out=0.2).status == -9
+    assert (tmp_path / "part" / "checkpoint.pt").is_file()
+    assert stage(place, tmp_path / "part", held_out=0.2, resume="true").status == 0
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    note = json.loads((tmp_path / "part" / "model.json").read_text())
+    assert note["best_step"] in (3, 6)
+    assert note["semi_supervised"] == {"decay": 0.5, "warm_up": 1, "most_images": 200}
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "words"),
+    [
+        ("decay", 2, "decay must be a number from 0 to 1, got 2."),
+        ("warm_up", -1, "warm_up must be a whole number, at least 0, got -1."),
+        ("most_images", 0, "most_images must be a whole number, at least 1, got 0."),
+    ],
+)
+def test_bad_knobs_of_the_stage_get_one_line(place, tmp_path, knob, value, words):
+    ended = stage(place, tmp_path, **{knob: value})
+    assert (ended.status, ended.error) == (1, f"error: {words}")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

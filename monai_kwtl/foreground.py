@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from monai_kwtl.parallel import unsynchronized
 from monai_kwtl.scoring import normalize
 
 __all__ = ["THRESHOLDS", "decision_threshold", "foreground_share", "share_for"]
+
+logger = logging.getLogger("monai_kwtl")
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))  # probabilities, 0.05 to 0.95
 LEAST = 1.0 / 51.0  # of a share and of what is left of it: weights of the foreground are then from 1/50 to 50
@@ -99,7 +102,9 @@ def share_for(
 
     def estimate() -> float:
         started = load_weights(unsynchronized(copy.deepcopy(network)), ckpt, device)
-        return foreground_share(started, items, rescale=rescale, device=device)
+        share = foreground_share(started, items, rescale=rescale, device=device)
+        logger.info(f"the start weights predict {100 * share:.1f} % foreground in the images")
+        return share
 
     return on_main_process(estimate)
 

@@ -64,7 +64,10 @@ def crop_dataset(
     """
     shared = {"start_step": start_step, "size": crop, "batch_size": batch_size, "seed": seed}
     if schedule == "steps":
-        return CropDataset(data, steps=steps, **shared, photometric=photometric, foreground=foreground)
+        crops = CropDataset(data, steps=steps, **shared, photometric=photometric, foreground=foreground)
+        if crops.bank is not None:
+            logger.info(f"crops are drawn so that {100 * crops.bank.share:.1f} % of their known pixels are foreground")
+        return crops
     if schedule == "paper" and foreground is not None:
         raise KWTLError("match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.")
     if schedule == "paper":

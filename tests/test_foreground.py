@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stage_here import random_weights
+from stage_process import Death, run_stage_together
+from stage_process import run as run_stage
 from torch import nn
 
 from monai_kwtl.data import load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.foreground import THRESHOLDS, decision_threshold, foreground_share, share_for
 from monai_kwtl.networks import FCRN
+from monai_kwtl.synthetic import make_pool
 
 
 class Steps(nn.Module):
@@ -122,3 +126,31 @@ def test_the_share_of_a_stage_is_that_of_its_start_weights_whatever_the_network_
     assert share_for(False, learned, "random", pool) is None
     with pytest.raises(KWTLError, match="--ckpt random has none"):
         share_for(True, learned, "random", pool)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_that_uses_the_share_continues_with_it_to_the_same_weights(processes, tmp_path):
+    make_pool(tmp_path / "cells", "fluorescence", count=5, height=65, width=90, seed=1)
+    ckpt = random_weights(tmp_path / "start.pt")
+    options = {"dataset_dir": tmp_path / "cells", "ckpt": ckpt, "steps": 6, "crop": 32, "batch_size": 2}
+    options |= {"device": "cpu", "tensorboard": "false", "checkpoint_every": 2, "validate_every": 2}
+    options |= {"loss": "dice_bce", "foreground_weight": "pool", "match_foreground": "true", "photometric": "true"}
+
+    def train(name, death=None, **more):
+        more |= {"output_dir": tmp_path / name}
+        if processes == 1:
+            return run_stage("train", tmp_path / "log", death, **options | more)
+        return run_stage_together("train", tmp_path / "log", [death, None], **options | more)[0]
+
+    whole = train("whole")
+    assert whole.status == 0, whole.err
+    assert "the start weights predict" in whole.out and "of their known pixels are foreground" in whole.out
+    assert train("part", Death("after", 2)).status == -9
+    resumed = train("part", resume="true")
+    assert resumed.status == 0, resumed.err
+    assert "continuing after step 4 of 6" in resumed.out or processes == 2
+    one, other = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "part"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -10,8 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from monai_kwtl.crop_images import Box, CropImage, cut, draw_start
+from monai_kwtl.crop_places import PlaceBank
 from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.photometric import photometric
 from monai_kwtl.scoring import normalize
 from monai_kwtl.windows import WindowGrid
 
@@ -72,6 +74,10 @@ class CropDataset(Dataset):
         rank: of this process, which gets every ``world_size``-th crop of a batch; None asks
             :func:`monai_kwtl.distributed.ranks`.
         world_size: number of processes; None asks as well.
+        photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.photometric`.
+        foreground: share of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
+            that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.crop_places.PlaceBank` weighs,
+            and come as near to it as the labels allow. None draws them as said above.
 
     Raises:
         KWTLError: when there is no known pixel at all, a label is missing or of another size, or a number is unusable.
@@ -90,12 +96,14 @@ class CropDataset(Dataset):
         shift: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        photometric: bool = False,
+        foreground: float | None = None,
     ) -> None:
         self.rank = ranks().rank if rank is None else rank
         self.world_size = ranks().count if world_size is None else world_size
         self.shift = size // 4 if shift is None else shift
         self.steps, self.start_step, self.size, self.batch_size = steps, start_step, size, batch_size
-        self.augment, self.require_known = augment, require_known
+        self.augment, self.require_known, self.photometric = augment, require_known, photometric
         for name, low in (("steps", 1), ("start_step", 0), ("size", 1), ("batch_size", self.world_size), ("shift", 0)):
             check_whole_number(name, getattr(self, name), low)
         self.seed = tuple(np.atleast_1d(seed).tolist())
@@ -108,6 +116,10 @@ class CropDataset(Dataset):
         known = any(image.known is None or image.known.any() for image in self.images)
         if not known or not self._chances[-1]:
             raise KWTLError("there is no labelled pixel to train on; give labelled images, or masks of regions.")
+        self.bank: PlaceBank | None = None
+        if foreground is not None:
+            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(0, 0, 0)))
+            self.bank = PlaceBank(self._any_place, self._counts, foreground, rng)
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -149,6 +161,9 @@ class CropDataset(Dataset):
         if self.augment:
             turns, flip = divmod(int(rng.integers(8)), 2)
             planes = [np.rot90(plane[:, ::-1] if flip else plane, turns) for plane in planes]
+        if self.photometric:  # with a generator of its own: places and turns stay the same
+            own = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, index, 1)))
+            planes[0] = photometric(planes[0], own)
         return planes
 
     def _batch_length(self, step: int) -> int:
@@ -156,6 +171,18 @@ class CropDataset(Dataset):
 
     def _place(self, step: int, index: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """Number of the image, top row and left column of a crop."""
+        return self._any_place(rng) if self.bank is None else self.bank.draw(rng)
+
+    def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:
+        """Known foreground pixels and known pixels of a crop."""
+        source, box = self.images[number], Box(y, x, self.size, self.size)
+        label = cut(source.label, box)
+        if source.known is None:
+            return int(np.count_nonzero(label)), label.size
+        known = cut(source.known, box)
+        return int(np.count_nonzero(label[known])), int(np.count_nonzero(known))
+
+    def _any_place(self, rng: np.random.Generator) -> tuple[int, int, int]:
         chosen = int(np.searchsorted(self._chances, rng.integers(self._chances[-1]), side="right"))
         number, box = self._boxes[chosen]
         source, size = self.images[number], self.size
@@ -189,6 +216,7 @@ class GridCropDataset(CropDataset):
         augment: whether crops are flipped and turned.
         rank: as in :class:`CropDataset`.
         world_size: as in :class:`CropDataset`.
+        photometric: as in :class:`CropDataset`.
 
     Raises:
         KWTLError: as in :class:`CropDataset`, and when a step would have fewer crops than there are processes.
@@ -206,8 +234,10 @@ class GridCropDataset(CropDataset):
         augment: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
+        photometric: bool = False,
     ) -> None:
-        super().__init__(data, 1, start_step, size, batch_size, seed, augment, rank=rank, world_size=world_size)
+        own = {"rank": rank, "world_size": world_size, "photometric": photometric}
+        super().__init__(data, 1, start_step, size, batch_size, seed, augment, **own)
         check_whole_number("epochs", epochs, 1)
         places = (place for number in range(len(self.images)) for place in self._grid(number, step))
         self.places = list(dict.fromkeys(places))  # overlapping regions can have a crop in common

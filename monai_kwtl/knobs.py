@@ -68,9 +68,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("learning_rate", "inner_learning_rate", "meta_learning_rate"), _above_0),
     **dict.fromkeys(("weight_decay", "psi"), partial(check_number, low=0)),
     **dict.fromkeys(
-        ("overwrite", "resume", "preview", "exact", "weighted", "report", "overlays", "tensorboard", "project"),
+        ("overwrite", "resume", "preview", "exact", "weighted", "report", "overlays", "tensorboard", "project")
+        + ("photometric", "match_foreground", "flips"),
         lambda name, value: true_or_false(value, name),
     ),
+    "warm_up": lambda name, value: value is None or check_whole_number(name, value, low=0),
+    "decay": partial(check_number, low=0, high=1),
     "amp": _amp,
     "tile": lambda name, value: value is None or check_whole_number(name, value, low=1),
     "max_memory": lambda name, value: value is None or check_number(name, value, low=0.8),

@@ -1,4 +1,4 @@
-"""The training loss: binary cross-entropy whose foreground weight makes up for how rare the foreground is."""
+"""Training losses over known pixels: cross-entropy whose foreground weight makes up for how rare that is, and Dice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_kwtl.distributed import ranks
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, check_number
 
-__all__ = ["ForegroundWeightedBCE", "LossOverProcesses", "positive_weight"]
+__all__ = ["DiceBCE", "ForegroundWeightedBCE", "LossOverProcesses", "positive_weight"]
 
 DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 
@@ -42,6 +42,17 @@ def positive_weight(
     positives, negatives = foreground.sum(axes, keepdim=True), background.sum(axes, keepdim=True)
     ratio = (negatives / positives.clamp_min(1)).clamp(*weight_range)
     return torch.where(positives > 0, ratio, 1.0)
+
+
+def _known_target(
+    input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The target, float32 with 0 where it is unknown, and where it is known, bool."""
+    for name, other in (("target", target), ("known", known)):
+        if other is not None and other.shape != input.shape:
+            raise ValueError(f"{name} has shape {tuple(other.shape)}, the logits {tuple(input.shape)}.")
+    counted = target >= 0 if known is None else (target >= 0) & known.bool()
+    return torch.where(counted, target.float(), 0.0), counted
 
 
 class ForegroundWeightedBCE(nn.Module):
@@ -98,11 +109,7 @@ class ForegroundWeightedBCE(nn.Module):
         self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the loss over the known pixels, and their number; arguments as of :meth:`forward`."""
-        for name, other in (("target", target), ("known", known)):
-            if other is not None and other.shape != input.shape:
-                raise ValueError(f"{name} has shape {tuple(other.shape)}, the logits {tuple(input.shape)}.")
-        counted = target >= 0 if known is None else (target >= 0) & known.bool()
-        target = torch.where(counted, target.float(), 0.0)
+        target, counted = _known_target(input, target, known)
         weight = self.pos_weight
         if weight is None:
             weight = positive_weight(target, counted, self.weight_range)
@@ -112,31 +119,87 @@ class ForegroundWeightedBCE(nn.Module):
         loss = F.binary_cross_entropy_with_logits(input.float(), target, pos_weight=weight, reduction="none")
         return torch.where(counted, loss, 0.0).sum(), counted.sum()
 
+    def sums(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what parts of a batch add up: float64, (2,), as of :meth:`total`; arguments as of :meth:`forward`."""
+        return torch.stack([part.double() for part in self.total(input, target, known)])
+
+    @staticmethod
+    def of(sums: torch.Tensor) -> torch.Tensor:
+        """Return the loss of :meth:`sums`, float32."""
+        return (sums[0] / sums[1].clamp_min(1)).float()
+
+
+class DiceBCE(nn.Module):
+    """Binary cross-entropy on logits plus soft Dice loss, both over the known pixels of the whole batch together.
+
+    The result is ``mean BCE + 1 - (2 sum(p t) + e) / (sum(p) + sum(t) + e)`` with ``p = sigmoid(z)``. With every pixel
+    known and one channel it is ``torch.nn.BCEWithLogitsLoss(pos_weight)`` plus ``monai.losses.DiceLoss(sigmoid=True,
+    batch=True, smooth_nr=e, smooth_dr=e)``; neither gives the sums that processes with parts of a batch must add up.
+    Dice is taken over the batch, not over each crop, because a crop without foreground has no Dice to speak of. A
+    batch without a known pixel gives 0, with zero gradients.
+
+    Args:
+        pos_weight: of the foreground in the cross-entropy: None is 1; a number; or ``"crop"``, as
+            :class:`ForegroundWeightedBCE` weights each crop.
+        smooth: e, above 0.
+
+    Raises:
+        KWTLError: for another weight, or a ``smooth`` that is not above 0.
+    """
+
+    def __init__(self, pos_weight: float | str | None = None, smooth: float = 1e-5) -> None:
+        super().__init__()
+        per_crop = isinstance(pos_weight, str) and pos_weight == "crop"
+        weight = 1.0 if pos_weight is None else pos_weight
+        self.smooth = check_number("smooth", smooth, 0, above=True)
+        self.bce = (
+            ForegroundWeightedBCE()
+            if per_crop
+            else ForegroundWeightedBCE(per="dataset", pos_weight=check_number("pos_weight", weight, 0, above=True))
+        )
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss; arguments and errors as of :class:`ForegroundWeightedBCE`."""
+        return self.of(self.sums(input, target, known))
+
+    def sums(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what parts of a batch add up: BCE, known pixels, ``sum(p t)``, ``sum(p) + sum(t)``; float64, (4,)."""
+        marked, counted = _known_target(input, target, known)
+        probability = torch.where(counted, input.float().sigmoid(), 0.0)
+        total, count = self.bce.total(input, target, known)
+        both, either = (probability * marked).sum(), probability.sum() + marked.sum()
+        return torch.stack([part.double() for part in (total, count, both, either)])
+
+    def of(self, sums: torch.Tensor) -> torch.Tensor:
+        """Return the loss of :meth:`sums`, float32."""
+        total, count, both, either = sums
+        dice = (2 * both + self.smooth) / (either + self.smooth)
+        return (total / count.clamp_min(1) + 1 - dice).float()
+
 
 class LossOverProcesses(nn.Module):
     """The loss of a batch of which each process has a part, for training with ``DistributedDataParallel``.
 
     That averages the gradients of the processes. The mean of their mean losses is not the mean over the batch where
-    their parts have different numbers of known pixels; so the gradient here is that of
-    ``sum of this process / known pixels of all * number of processes``, whose average is the gradient of the batch.
-    The value is the loss of the whole batch, the same in every process.
+    their parts have different numbers of known pixels, and even less is the mean of their Dice losses that of the
+    batch. So the sums that the loss is made of are added up over the processes, and the gradient here is that with
+    regard to the sums of this process, times the number of processes, whose average is the gradient of the batch. The
+    value is the loss of the whole batch, the same in every process.
 
     Args:
-        loss: gives the sum over the pixels of this process, and their number.
+        loss: gives the sums over the pixels of this process, and the loss of sums.
     """
 
-    def __init__(self, loss: ForegroundWeightedBCE) -> None:
+    def __init__(self, loss: ForegroundWeightedBCE | DiceBCE) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss; arguments and errors as of :class:`ForegroundWeightedBCE`. Every process must call it."""
-        total, count = self.loss.total(input, target, known)
         processes = ranks().count
         if processes == 1:
-            return total / count.clamp_min(1)
-        of_all = torch.stack([total.detach().double(), count.double()])
+            return self.loss(input, target, known)
+        own = self.loss.sums(input, target, known)
+        of_all = own.detach().clone()
         dist.all_reduce(of_all)
-        of_all[1].clamp_min_(1)
-        own = total * (processes / of_all[1]).float()
-        return own + ((of_all[0] / of_all[1]).float() - own).detach()
+        return self.loss.of(of_all + (own - own.detach()) * processes)

@@ -22,7 +22,7 @@ from monai_kwtl.data import describe_label_values, read_image, read_label
 from monai_kwtl.distributed import is_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number
 from monai_kwtl.evaluation import labelled
-from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE
 from monai_kwtl.mask_record import has_record
 from monai_kwtl.metrics import overlap, summarize
 from monai_kwtl.parallel import unwrap
@@ -49,6 +49,7 @@ __all__ = [
 logger = logging.getLogger("monai_kwtl")
 
 FEWEST_TO_HOLD_OUT = 5
+LOSSES = ("weighted", "dice_bce")
 
 
 class Parts(NamedTuple):
@@ -171,22 +172,41 @@ def hold_out(support: Sequence[dict[str, Any]], share: float = 0.2, seed: int = 
     return Parts([e for e in support if id(e) not in aside], [e for e in support if id(e) in aside])
 
 
-def loss_function(foreground_weight: str | float, dataset: Any) -> ForegroundWeightedBCE:
+def loss_function(
+    foreground_weight: str | float, dataset: Any, loss: str = "weighted", share: float | None = None
+) -> ForegroundWeightedBCE | DiceBCE:
     """Make the loss of a training stage.
 
     Args:
-        foreground_weight: ``crop``, ``dataset`` or a number.
+        foreground_weight: of the cross-entropy. ``crop``; ``dataset``; ``pool``, background over foreground as the pool
+            is predicted to have them; ``none``, which is 1; or a number. ``auto`` is ``crop`` for ``weighted``, and
+            ``none`` for ``dice_bce``, whose Dice part makes up for rare foreground by itself.
         dataset: a :class:`monai_kwtl.crops.CropDataset`, which knows the weight of the whole data set.
+        loss: ``weighted``, cross-entropy alone, or ``dice_bce``, with a Dice loss.
+        share: predicted share of foreground of the pool, in (0, 1), for ``pool``.
 
     Raises:
         KWTLError: for anything else.
     """
-    if foreground_weight == "crop":
-        return ForegroundWeightedBCE()
-    weight = dataset.positive_weight() if foreground_weight == "dataset" else foreground_weight
+    if loss not in LOSSES:
+        raise KWTLError(f"loss must be {' or '.join(LOSSES)}, got {loss!r}.")
+    weight: Any = foreground_weight
+    if weight == "auto":
+        weight = "crop" if loss == "weighted" else "none"
+    if weight == "crop":
+        return ForegroundWeightedBCE() if loss == "weighted" else DiceBCE(pos_weight="crop")
+    if weight == "dataset":
+        weight = dataset.positive_weight()
+    elif weight == "none":
+        weight = 1.0
+    elif weight == "pool" and share is not None:
+        weight = (1 - share) / share
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-        raise KWTLError(f"foreground_weight must be crop, dataset or a number above 0, got {foreground_weight!r}.")
-    return ForegroundWeightedBCE(per="dataset", pos_weight=float(weight))
+        raise KWTLError(
+            f"foreground_weight must be auto, crop, dataset, pool, none or a number above 0, got {foreground_weight!r}."
+        )
+    weight = float(weight)
+    return ForegroundWeightedBCE(per="dataset", pos_weight=weight) if loss == "weighted" else DiceBCE(weight)
 
 
 def validation_items(held_out: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

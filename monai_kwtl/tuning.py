@@ -52,18 +52,26 @@ def crop_dataset(
     step: int,
     batch_size: int,
     seed: int,
+    photometric: bool = False,
+    foreground: float | None = None,
 ) -> CropDataset:
     """Make the crops of a schedule: ``steps``, a budget of random crops, or ``paper``, epochs over a grid.
 
+    ``photometric`` and ``foreground`` are those of :class:`monai_kwtl.crops.CropDataset`; a grid has its places.
+
     Raises:
-        KWTLError: for an unknown schedule, or numbers that the data sets refuse.
+        KWTLError: for an unknown schedule, a share of foreground for a grid, or numbers that the data sets refuse.
     """
+    shared = {"start_step": start_step, "size": crop, "batch_size": batch_size, "seed": seed}
     if schedule == "steps":
-        return CropDataset(data, steps=steps, start_step=start_step, size=crop, batch_size=batch_size, seed=seed)
+        crops = CropDataset(data, steps=steps, **shared, photometric=photometric, foreground=foreground)
+        if crops.bank is not None:
+            logger.info(f"crops are drawn so that {100 * crops.bank.share:.1f} % of their known pixels are foreground")
+        return crops
+    if schedule == "paper" and foreground is not None:
+        raise KWTLError("match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.")
     if schedule == "paper":
-        return GridCropDataset(
-            data, epochs=epochs, start_step=start_step, size=crop, step=step, batch_size=batch_size, seed=seed
-        )
+        return GridCropDataset(data, epochs=epochs, step=step, **shared, photometric=photometric)
     raise KWTLError(f"unknown schedule {schedule!r}; use steps or paper.")
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from monai_kwtl import bundle, distributed, parallel
 from monai_kwtl.crops import CropDataset, GridCropDataset, prepare_crops
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.losses import ForegroundWeightedBCE, LossOverProcesses
+from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import batch_norm_layers
 from monai_kwtl.synthetic import make_pool
@@ -245,6 +245,10 @@ def one_of_two(folder):
     loss.backward()
     saved["loss"] = loss.item()
     saved["gradients"] = {name: p.grad for name, p in parallel.unwrap(network).named_parameters()}
+    network = parallel.data_parallel(small_network())
+    loss = LossOverProcesses(DiceBCE())(network(images), target)
+    loss.backward()
+    saved["dice"] = loss.item(), {name: p.grad for name, p in parallel.unwrap(network).named_parameters()}
 
     torch.manual_seed(rank)  # the weights of the first process count
     network = parallel.data_parallel(FCRN(features=(4, 6)))
@@ -322,6 +326,19 @@ def test_the_loss_and_its_gradient_are_those_of_the_whole_batch(two):
         assert saved["loss"] == pytest.approx(loss.item(), rel=1e-6)
         for name, parameter in network.named_parameters():
             torch.testing.assert_close(saved["gradients"][name], parameter.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_dice_and_its_gradient_are_those_of_the_whole_batch(two):
+    network, (images, target) = small_network(), small_batch()
+    known = target >= 0
+    logits, marked = network(images)[known], target[known]
+    p = logits.sigmoid()
+    loss = nn.BCEWithLogitsLoss()(logits, marked) + 1 - (2 * (p * marked).sum() + 1e-5) / ((p + marked).sum() + 1e-5)
+    loss.backward()
+    for value, gradients in (saved["dice"] for saved in two):
+        assert value == pytest.approx(loss.item(), rel=1e-6)
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["steps", "paper"])

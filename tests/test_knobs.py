@@ -21,7 +21,8 @@ def test_defaults_are_accepted(config: Path):
 
 
 def test_every_checked_name_is_a_knob_of_some_stage():
-    names = {name for config in STAGES for name in json.loads(config.read_text()).get("_desc_", {})}
+    files = [json.loads(config.read_text()) for config in STAGES]
+    names = {name for config in files for key in ("_desc_", "+_desc_") for name in config.get(key, {})}
     assert set(_CHECKS) <= names
 
 
@@ -33,6 +34,9 @@ def test_every_checked_name_is_a_knob_of_some_stage():
         ("steps", None, "got None"),
         ("steps", 2.0, "got 2.0"),
         ("tile", "1e3", "got '1e3'"),
+        ("decay", 1.5, "decay must be a number from 0 to 1, got 1.5"),
+        ("warm_up", -1, "warm_up must be a whole number, at least 0, got -1"),
+        ("flips", 8, "flips must be true or false, got 8"),
         ("learning_rate", 0, "learning_rate must be a number above 0, got 0"),
         ("learning_rate", float("inf"), "got inf"),
         ("learning_rate", False, "got False"),

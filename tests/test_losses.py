@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import DiceLoss
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.losses import ForegroundWeightedBCE, positive_weight
+from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses, positive_weight
 
 
 @pytest.fixture
@@ -192,3 +193,93 @@ def test_shapes_that_differ_are_an_error(crops):
         ForegroundWeightedBCE()(logits, target[:, 0])
     with pytest.raises(ValueError, match="known has shape"):
         ForegroundWeightedBCE()(logits, target, target[:1].bool())
+
+
+# --- with Dice --------------------------------------------------------------------------------------------------------
+
+
+def dice_by_hand(logits, target, known, smooth=1e-5):
+    """Soft Dice loss over the known pixels of all crops together, pixel by pixel, in float64."""
+    both = either = 0.0
+    for z, t, k in zip(*(part.double().numpy().ravel() for part in (logits, target, known)), strict=True):
+        if k:
+            p = 1 / (1 + np.exp(-z))
+            both, either = both + p * t, either + p + t
+    return 1 - (2 * both + smooth) / (either + smooth)
+
+
+@pytest.mark.parametrize("weight", [None, 3.5])
+def test_dice_bce_on_known_pixels_is_that_of_torch_plus_that_of_monai(crops, weight):
+    bce = nn.BCEWithLogitsLoss(pos_weight=None if weight is None else torch.tensor(weight))
+    dice = DiceLoss(sigmoid=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
+    gradients = []
+    for loss in (DiceBCE(weight), lambda z, t: bce(z, t) + dice(z, t)):
+        logits = crops[0].clone().requires_grad_()
+        value = loss(logits, crops[1])
+        value.backward()
+        gradients.append((value, logits.grad))
+    torch.testing.assert_close(*gradients)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([(1, 1, 1, 1), (2, 1, 3, 5), (3, 2, 4, 1), (1, 1, 2, 3, 4)]))
+def test_dice_bce_of_any_shape_and_mask_equals_the_definition(seed, shape):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape, generator=generator) * 5
+    target = (torch.rand(shape, generator=generator) < torch.rand(1, generator=generator)).float()
+    known = torch.rand(shape, generator=generator) < 0.7
+    dice = dice_by_hand(logits, target, known)
+    found = {weight: DiceBCE(weight)(logits, target.masked_fill(~known, -1)).item() for weight in (None, "crop")}
+    if not known.any():
+        assert found == {None: 0.0, "crop": 0.0}
+        return
+    assert found[None] == pytest.approx(brute_force(logits, target, known, 1, 1) + dice, rel=1e-4, abs=1e-6)
+    assert found["crop"] == pytest.approx(brute_force(logits, target, known) + dice, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [7.0, float("inf"), float("nan")])
+def test_unknown_pixels_have_no_gradient_in_dice_bce_even_where_the_target_is_wild(crops, value):
+    logits, target = crops
+    known = torch.ones_like(target, dtype=torch.bool)
+    known[..., ::3] = False
+    logits = logits.clone().requires_grad_()
+    loss = DiceBCE()(logits, target.masked_fill(~known, value), known)
+    loss.backward()
+    assert (logits.grad[~known] == 0).all()
+    assert (logits.grad[known] != 0).all()
+    assert loss == DiceBCE()(logits, target.masked_fill(~known, -1))
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_dice_bce_is_finite_on_unknown_empty_and_full_batches(value, scale):
+    logits = (torch.randn((2, 1, 9, 16), generator=torch.Generator().manual_seed(1)) * scale).requires_grad_()
+    loss = DiceBCE()(logits, torch.full_like(logits, value))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+    if value < 0:
+        assert loss == 0
+        assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", [ForegroundWeightedBCE(), DiceBCE(), DiceBCE("crop")], ids=["bce", "dice", "both"])
+def test_sums_of_parts_of_a_batch_add_up_to_its_loss(crops, loss):
+    logits, target = crops
+    target = target.masked_fill(torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.3, -1)
+    parts = sum(loss.sums(z, t) for z, t in zip(logits.split(3), target.split(3), strict=True))
+    torch.testing.assert_close(loss.of(parts), loss(logits, target))
+    assert LossOverProcesses(loss)(logits, target) == loss(logits, target)  # of one process
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pos_weight": 0}, {"pos_weight": "dataset"}, {"smooth": 0}, {"pos_weight": True}]
+)
+def test_bad_settings_of_dice_bce_are_refused_in_one_line(settings):
+    with pytest.raises(KWTLError, match=next(iter(settings))):
+        DiceBCE(**settings)
+
+
+def test_shapes_that_differ_are_an_error_of_dice_bce(crops):
+    with pytest.raises(ValueError, match="target has shape"):
+        DiceBCE()(crops[0], crops[1][:, 0])

@@ -311,10 +311,36 @@ def test_the_weight_is_that_of_crops_of_the_data_set_or_a_number():
     assert loss_function(1, dataset)(logits, target).item() == pytest.approx(base)
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), True, "image", None, [1]])
-def test_other_weights_are_refused(weight):
-    with pytest.raises(KWTLError, match="foreground_weight must be crop, dataset or a number above 0, got"):
-        loss_function(weight, SimpleNamespace(positive_weight=lambda: 7.0))
+def test_the_weight_of_the_pool_is_its_background_over_its_foreground():
+    logits, target = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    base = float(np.log(2))
+    assert loss_function("pool", None, share=0.2)(logits, target).item() == pytest.approx(base * (4 + 3) / 4)
+    assert loss_function("none", None)(logits, target).item() == pytest.approx(base)
+    assert loss_function("auto", None)(logits, target).item() == pytest.approx(base * (3 + 3) / 4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "factor"), [("auto", 1), ("none", 1), ("crop", 3), ("dataset", 7), ("pool", 4), (2.5, 2.5)]
+)
+def test_dice_comes_on_top_of_the_weighted_cross_entropy(weight, factor):
+    dataset = SimpleNamespace(positive_weight=lambda: 7.0)
+    logits, target = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    expected = np.log(2) * (factor + 3) / 4 + 1 - 2 * 0.5 / (4 * 0.5 + 1)
+    found = loss_function(weight, dataset, "dice_bce", share=0.2)(logits, target).item()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["weighted", "dice_bce"])
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), True, "image", None, [1], "pool"])
+def test_other_weights_are_refused(weight, loss):
+    words = "foreground_weight must be auto, crop, dataset, pool, none or a number above 0, got"
+    with pytest.raises(KWTLError, match=words):
+        loss_function(weight, SimpleNamespace(positive_weight=lambda: 7.0), loss)
+
+
+def test_other_losses_are_refused():
+    with pytest.raises(KWTLError, match="loss must be weighted or dice_bce, got 'focal'"):
+        loss_function("crop", None, "focal")
 
 
 class Guess(nn.Module):

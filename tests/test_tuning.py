@@ -296,6 +296,16 @@ def test_steps_are_a_budget_of_random_crops():
     assert all(torch.equal(dataset[0][key], expected[0][key]) for key in dataset[0])
 
 
+def test_photometric_changes_and_a_share_of_foreground_are_passed_on():
+    for schedule in ("steps", "paper"):
+        dataset = crop_dataset(schedule, data((65, 90)), 9, 100, 4, 32, 16, 3, 5, photometric=True)
+        assert dataset.photometric
+        assert dataset.bank is None
+    assert crop_dataset("steps", data((65, 90)), 9, 100, 4, 32, 16, 3, 5, foreground=0.4).bank is not None
+    with pytest.raises(KWTLError, match="the paper's schedule has a grid"):
+        crop_dataset("paper", data((65, 90)), 9, 100, 4, 32, 16, 3, 5, foreground=0.4)
+
+
 def test_another_schedule_is_refused():
     with pytest.raises(KWTLError, match="unknown schedule 'epochs'; use steps or paper"):
         crop_dataset("epochs", data((65, 90)), 9, 100, 0, 32, 16, 3, 5)

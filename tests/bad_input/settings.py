@@ -149,6 +149,7 @@ WEIGHTS = [
     case("select", "max_memory must be a number from 0.8 on, got 'all'.", max_memory="all"),
     case(("inference", "evaluate"), "probability must be a number from 0 to 1, got 2.", probability=2),
     case("inference", "probability must be a number from 0 to 1, got 'half'.", probability="half"),
+    case(("inference", "evaluate"), "flips must be true or false, got 8.", flips=8),
 ]
 
 _ELSEWHERE = "choose another --output_dir"

@@ -8,6 +8,7 @@ from pathlib import Path
 from bad_input.cases import TRAINING, case
 
 _ONE_OF = "method equalize needs one of threshold (0 to 255) and fraction (0 to 1), got both."
+_WEIGHTS = "foreground_weight must be auto, crop, dataset, pool, none or a number above 0"
 
 TUNING = [
     case("pretext", _ONE_OF, threshold=20, fraction=0.2),
@@ -36,9 +37,23 @@ TUNING = [
     case("train", "held_out must be between 0 and 0.5, got 0.9.", held_out=0.9),
     case("train", "held_out must be between 0 and 0.5, got 'some'.", held_out="some"),
     case("train", "validate_every must be a whole number, at least 1, got 0.", validate_every=0),
-    case("train", "foreground_weight must be crop, dataset or a number above 0, got 0.", foreground_weight=0),
+    case("train", f"{_WEIGHTS}, got 0.", foreground_weight=0),
+    case("train", f"{_WEIGHTS}, got 'heavy'.", foreground_weight="heavy"),
+    case("train", "photometric must be true or false, got 'much'.", photometric="much"),
+    case("train", "match_foreground must be true or false, got 0.2.", match_foreground=0.2),
     case(
-        "train", "foreground_weight must be crop, dataset or a number above 0, got 'heavy'.", foreground_weight="heavy"
+        "train",
+        "match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.",
+        match_foreground="true",
+        schedule="paper",
+    ),
+    case("train", "loss must be weighted or dice_bce, got 'focal'.", loss="focal"),
+    case(
+        "train",
+        "the foreground of the pool is estimated by the start weights, and --ckpt random has none; give weights, or "
+        "use neither --foreground_weight pool nor --match_foreground true.",
+        foreground_weight="pool",
+        ckpt="random",
     ),
     case(
         ("pretext", "train"),

@@ -1,0 +1,154 @@
+"""How much foreground a pool has, and from which probability on a pixel is foreground, by a network's predictions."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from monai_kwtl.adaptation import BatchNormAdapter, pool_batches
+from monai_kwtl.bundle import FROM_SCRATCH, load_weights
+from monai_kwtl.distributed import on_main_process
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers import TiledInferer
+from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.parallel import unsynchronized
+from monai_kwtl.scoring import normalize
+
+__all__ = ["THRESHOLDS", "decision_threshold", "foreground_share", "share_for"]
+
+logger = logging.getLogger("monai_kwtl")
+
+THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))  # probabilities, 0.05 to 0.95
+LEAST = 1.0 / 51.0  # of a share and of what is left of it: weights of the foreground are then from 1/50 to 50
+
+
+@torch.no_grad()
+def foreground_share(
+    network: nn.Module,
+    items: Sequence[Mapping[str, Any]],
+    inferer: Inferer | None = None,
+    rescale: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+    limit: int = 32,
+) -> float:
+    """Estimate how much of a pool is foreground, as a network predicts it; no label is read.
+
+    It is the share of pixels of probability 0.5 or more, over images spread evenly over the pool, by a copy of the
+    network whose batch-norm statistics are fitted to them. The mean probability would be nearer to a half: what the
+    network is unsure of counts in it.
+
+    Args:
+        network: gives logits; is not changed.
+        items: the pool.
+        inferer: how the network is run; None: in tiles, as the stages do.
+        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
+        device: where the network lives.
+        limit: at most so many images, and of each at most 1536 x 1536 pixels of its middle.
+
+    Returns:
+        A share from 1/51 to 50/51, so that background over foreground is from 1/50 to 50.
+
+    Raises:
+        KWTLError: when an image cannot be read.
+    """
+    inferer = TiledInferer() if inferer is None else inferer
+    ready = BatchNormAdapter(copy.deepcopy(network), items, rescale=rescale, device=device, limit=limit).ready()
+    foreground = pixels = 0
+    for batch in pool_batches(items, limit, rescale=rescale, device=device):
+        mask = inferer(batch, ready) >= 0
+        foreground, pixels = foreground + int(mask.sum()), pixels + mask.numel()
+    return float(np.clip(foreground / pixels, LEAST, 1.0 - LEAST))
+
+
+def share_for(
+    wanted: bool,
+    network: nn.Module,
+    ckpt: str | os.PathLike | None,
+    items: Sequence[Mapping[str, Any]],
+    rescale: Sequence[float] | None = None,
+    device: torch.device | str = "cpu",
+) -> float | None:
+    """Estimate the pool's share of foreground for a training stage, with its start weights also where it is resumed.
+
+    Args:
+        wanted: False estimates nothing.
+        network: of that kind; is not changed.
+        ckpt: start weights.
+        items: the pool.
+        rescale: as of :func:`foreground_share`.
+        device: as of :func:`foreground_share`.
+
+    Returns:
+        As of :func:`foreground_share`, the same in all processes; None where it is not wanted.
+
+    Raises:
+        KWTLError: where training begins from scratch, with weights that cannot predict anything.
+    """
+    if not wanted:
+        return None
+    if ckpt in FROM_SCRATCH:
+        raise KWTLError(
+            "the foreground of the pool is estimated by the start weights, and --ckpt random has none; give weights, "
+            "or use neither --foreground_weight pool nor --match_foreground true."
+        )
+
+    def estimate() -> float:
+        started = load_weights(unsynchronized(copy.deepcopy(network)), ckpt, device)
+        share = foreground_share(started, items, rescale=rescale, device=device)
+        logger.info(f"the start weights predict {100 * share:.1f} % foreground in the images")
+        return share
+
+    return on_main_process(estimate)
+
+
+@torch.no_grad()
+def decision_threshold(
+    network: nn.Module,
+    support: Iterable[Mapping[str, Any]],
+    inferer: Callable[[torch.Tensor, nn.Module], torch.Tensor] | None = None,
+) -> float:
+    """Choose from which probability on a pixel is foreground: where the mean IoU over the support images is largest.
+
+    The IoU of an image, ``(i + 1e-4) / (u + 1e-4)``, is counted on its known pixels at full resolution.
+
+    Args:
+        network: gives logits, as it will be run, with its statistics fitted; it is evaluated and left in its mode.
+        support: dicts of ``image``, grey values uint8 (1, H, W), ``label``, (1, H, W), above 0 is foreground, and
+            optionally ``known``, bool (1, H, W).
+        inferer: how the network is run; None: in tiles, as the stages do.
+
+    Returns:
+        One of ``THRESHOLDS``: 0.05, 0.10, ... 0.95; of several that are equally good the one nearest to 0.5, and of
+        two equally near the lower one.
+
+    Raises:
+        KWTLError: when the support set is empty.
+    """
+    inferer = TiledInferer() if inferer is None else inferer
+    device = next(network.parameters()).device
+    mode = network.training
+    network.eval()
+    found: list[list] = [[] for _ in THRESHOLDS]
+    for entry in support:
+        inputs = normalize(torch.from_numpy(np.asarray(entry["image"]))[None].to(device))
+        probability = torch.sigmoid(inferer(inputs, network).float())[0].cpu().numpy()
+        label = np.asarray(entry["label"]) > 0
+        if entry.get("known") is not None:
+            known = np.asarray(entry["known"]).astype(bool)
+            probability, label = probability[known], label[known]
+        for overlaps, threshold in zip(found, THRESHOLDS, strict=True):
+            overlaps.append(overlap(probability >= threshold, label))
+    network.train(mode)
+    if not found[0]:
+        raise KWTLError("a threshold is chosen on labelled images, and there are none; use 0.5.")
+    ious = [summarize(overlaps)["mean_iou"] for overlaps in found]
+    best = [threshold for threshold, iou in zip(THRESHOLDS, ious, strict=True) if iou == max(ious)]
+    return min(best, key=lambda threshold: (round(abs(threshold - 0.5), 2), threshold))

@@ -1,0 +1,254 @@
+"""Semi-supervised tuning: a student learns from the support set, and from its own running mean on unlabelled crops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+
+from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.data import read_image
+from monai_kwtl.distributed import ranks
+from monai_kwtl.engines import CropSource
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number
+from monai_kwtl.inferers import AutocastInferer
+from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.normalization import batch_norm_layers
+from monai_kwtl.pretext import spread
+from monai_kwtl.scoring import normalize
+from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
+from monai_kwtl.tuning import TuningLog
+
+__all__ = ["MeanTeacherTrainer", "consistency_weight", "make_teacher", "tune_mean_teacher", "unlabelled_images"]
+
+
+def unlabelled_images(
+    items: Sequence[Mapping[str, Any]], rescale: Sequence[float] | None = None, most: int = 200
+) -> list[dict[str, Any]]:
+    """Read images for a :class:`monai_kwtl.crops.CropDataset` of unlabelled crops, with labels that say nothing.
+
+    Args:
+        items: the pool; its labels are not looked at.
+        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
+        most: at most so many images are kept in memory, evenly spaced over the pool.
+
+    Returns:
+        Dicts of ``name``, ``image``, uint8 (1, H, W), and ``label``, all 0.
+    """
+    images = [(item["name"], read_image(item, rescale)) for item in spread(items, most)]
+    return [{"name": name, "image": image, "label": np.zeros_like(image)} for name, image in images]
+
+
+def _check_alone() -> None:
+    if ranks().count > 1:
+        raise KWTLError("semi-supervised tuning works in one process; start it without torchrun.")
+
+
+def make_teacher(network: nn.Module, decay: float = 0.99) -> AveragedModel:
+    """Make the exponential moving average of a network's weights, which begins with those that it has.
+
+    ``teacher <- decay teacher + (1 - decay) student`` after every step; buffers, which are the batch-norm statistics,
+    are those of the student.
+
+    Args:
+        network: the student.
+        decay: in [0, 1].
+
+    Returns:
+        The teacher; ``teacher.module`` is a network like the student. Its weights ask for no gradient.
+
+    Raises:
+        KWTLError: when the decay is out of range, or in one of several processes.
+    """
+    _check_alone()
+    check_number("decay", decay, 0, 1)
+    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    teacher.update_parameters(network)  # the first one copies
+    return teacher.requires_grad_(False).eval()
+
+
+def consistency_weight(step: int, steps: int, warm_up: int = 0) -> float:
+    """Weight of the unlabelled crops: ``exp(-5 (1 - t / T)^2)``, which rises from nearly 0 to 1 (Tarvainen 2017).
+
+    t counts the steps after the warm-up from 1, T is their number: the last step has weight 1.
+
+    Args:
+        step: number of the step, from 0.
+        steps: of the whole training.
+        warm_up: first steps, of weight 0.
+    """
+    if step < warm_up:
+        return 0.0
+    part = min((step + 1 - warm_up) / max(steps - warm_up, 1), 1.0)
+    return math.exp(-5.0 * (1.0 - part) ** 2)
+
+
+class MeanTeacherTrainer(SupervisedTrainer):
+    """Train on labelled crops, and with a growing weight on what the mean of the network says of unlabelled ones.
+
+    A step minimises ``L(f(x), y) + w C(f(m(s(u))), m(y'))``: x and y are the labelled crops; u unlabelled ones, which
+    their data set has flipped and turned (the weak view); s and m are :func:`monai_kwtl.strong_views.strong_view` and
+    :func:`~monai_kwtl.strong_views.cut_mix`; y' is the teacher's :func:`~monai_kwtl.strong_views.pseudo_target` of u,
+    unknown where it is not sure (0.9 for foreground, 0.95 for background); w is :func:`consistency_weight`. C is the
+    mean over the sure pixels times their share, so that few sure pixels weigh little, as in FixMatch (Sohn et al.
+    2020). After the step the teacher moves (mean teacher; Tarvainen and Valpola 2017). The teacher is the result.
+
+    The teacher is evaluated but for its batch-norm layers, which take the statistics of the crops before them: the
+    running ones are those of the student, of labelled and of changed crops, lag behind the weights, and fit neither.
+    For use, fit the statistics of the result to the pool.
+
+    Everything that is drawn is a pure function of ``seed`` and the number of the step. After an iteration
+    ``engine.state.output`` holds what that of a ``SupervisedTrainer`` does, and ``supervised`` and ``consistency``, the
+    parts of ``loss``, ``weight`` and ``confident``, the share of sure pixels, as numbers. It works in one process.
+
+    Args:
+        unlabelled: unlabelled crops, such as ``CropDataset(unlabelled_images(pool), ...)``, by the number of the step.
+        teacher: of :func:`make_teacher`; None makes one.
+        warm_up: first steps without unlabelled crops.
+        seed: of views and boxes; one or several whole numbers, not negative.
+        consistency_loss: C before the share is counted in; from logits and a target with -1 for unknown. None is the
+            plain binary cross-entropy.
+        kwargs: of ``monai.engines.SupervisedTrainer``; not ``amp``, ``compile`` and ``accumulation_steps``.
+
+    Raises:
+        KWTLError: for unusable numbers, or in one of several processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        unlabelled: CropSource,
+        teacher: AveragedModel | None = None,
+        warm_up: int = 100,
+        seed: int | Sequence[int] = 0,
+        consistency_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_whole_number("warm_up", warm_up, 0)
+        self.seed = tuple(np.atleast_1d(seed).tolist())
+        for part in self.seed:
+            check_whole_number("seed", part, 0)
+        _check_alone()
+        if refused := {"amp", "compile", "accumulation_steps"} & kwargs.keys():
+            raise KWTLError(f"semi-supervised tuning knows no {min(refused)}; for bfloat16 give an AutocastInferer.")
+        super().__init__(**{"prepare_batch": prepare_crops, "decollate": False} | kwargs)
+        self.unlabelled, self.warm_up = unlabelled, warm_up
+        self.teacher = make_teacher(self.network) if teacher is None else teacher
+        plain = ForegroundWeightedBCE(per="dataset", pos_weight=1.0)
+        self.consistency_loss = plain if consistency_loss is None else consistency_loss
+
+    def _iteration(self, engine: MeanTeacherTrainer, batchdata: Any) -> dict[str, Any]:
+        """Take a step; returns the output that the class tells of."""
+        inputs, targets = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        step, steps = engine.state.iteration - 1, engine.state.max_epochs * engine.state.epoch_length
+        weight = consistency_weight(step, steps, self.warm_up)
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        logits = engine.inferer(inputs, engine.network)
+        output = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets, CommonKeys.PRED: logits}
+        engine.state.output = output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = supervised = engine.loss_function(logits, targets)
+        consistency = confident = torch.zeros(())
+        if weight:
+            consistency, confident = self._consistency(step)
+            loss = supervised + weight * consistency
+        output |= {"supervised": supervised.item(), "consistency": consistency.item(), "confident": confident.item()}
+        output |= {CommonKeys.LOSS: loss, "weight": weight}
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        loss.backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        engine.optimizer.step()
+        self.teacher.update_parameters(engine.network)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _consistency(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of the unlabelled crops, and the share of their pixels of which the teacher is sure."""
+        batch = self.unlabelled.crop_batch(step)
+        weak, known = (batch[name].to(self.state.device) for name in ("image", "known"))
+        target = pseudo_target(self._taught(weak)).masked_fill(~known, -1.0)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, 0, 2)))
+        grey = batch["image"].add(1.0).mul(127.5).round()
+        strong = normalize(torch.stack([strong_view(crop, rng) for crop in grey])).to(self.state.device)
+        strong, target = cut_mix(strong, target, rng)
+        confident = (target >= 0).float().mean()
+        return self.consistency_loss(self.inferer(strong, self.network), target) * confident, confident
+
+    @torch.no_grad()
+    def _taught(self, weak: torch.Tensor) -> torch.Tensor:
+        """The teacher's probability of foreground."""
+        self.teacher.eval()
+        for layer in batch_norm_layers(self.teacher):
+            layer.train()  # what it keeps of this goes with the next step of the student
+        probability = torch.sigmoid(self.inferer(weak, self.teacher).float())
+        self.teacher.eval()
+        return probability
+
+
+def tune_mean_teacher(
+    network: nn.Module,
+    support_crops: CropDataset,
+    pool_crops: CropSource,
+    device: torch.device | str,
+    amp: bool | None,
+    steps: int,
+    learning_rate: float = 1e-4,
+    weight_decay: float = 5e-4,
+    decay: float = 0.99,
+    warm_up: int | None = None,
+    loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    seed: int | Sequence[int] = 0,
+) -> nn.Module:
+    """Tune a network on a support set and an unlabelled pool, with Adam.
+
+    Args:
+        network: the student, on the device; trained in place.
+        support_crops: labelled crops, of at least so many steps.
+        pool_crops: unlabelled crops, ``CropDataset(unlabelled_images(pool), ...)``.
+        device: where to train.
+        amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
+        steps: in all.
+        learning_rate: of Adam.
+        weight_decay: of Adam.
+        decay: of the teacher.
+        warm_up: steps on the support set alone; None: a fifth of all.
+        loss_function: of the labelled crops; None: :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
+        seed: of views and boxes.
+
+    Returns:
+        The teacher, another network, in evaluation mode. Its batch-norm statistics are the student's: fit them to the
+        pool before use (:class:`monai_kwtl.adaptation.BatchNormAdapter`).
+
+    Raises:
+        KWTLError: for unusable numbers, too few labelled crops, or when the loss is no number any more.
+    """
+    check_whole_number("steps", steps, 1)
+    if len(support_crops) < steps:
+        raise KWTLError(f"the labelled crops are for {len(support_crops)} steps, not for {steps}; make more of them.")
+    trainer = MeanTeacherTrainer(
+        unlabelled=pool_crops,
+        teacher=make_teacher(network, decay),
+        warm_up=steps // 5 if warm_up is None else warm_up,
+        seed=seed,
+        device=device,
+        max_epochs=1,
+        epoch_length=steps,
+        train_data_loader=DataLoader(Subset(support_crops, range(steps)), batch_size=None),
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay),
+        loss_function=ForegroundWeightedBCE() if loss_function is None else loss_function,
+        inferer=AutocastInferer(amp),
+        train_handlers=[TuningLog(None)],
+    )
+    trainer.run()
+    return trainer.teacher.module.requires_grad_(True).eval()

@@ -223,6 +223,16 @@ class Case:
         except KWTLError as error:
             raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
 
+    def tuned_settings(self, key: Key) -> dict[str, Any]:
+        """What the tuned network of a cell depends on: its settings less those of measuring alone."""
+        settings = self.cell_settings(key)
+        if METHODS[key.method].rounds == 1:  # else the norm decides what is scored between the rounds
+            settings.pop("norm")
+        settings.pop("tuning", None)
+        if departures := VARIANTS[key.variant].tuning.departures(training=True):
+            settings["tuning"] = departures
+        return {name: value for name, value in settings.items() if name != "test"}
+
     def cell_settings(self, key: Key) -> dict[str, Any]:
         """What the result of a cell depends on; labels of the pool and the test images count as files."""
         plan, config, method = self.config.plan, self.config, METHODS[key.method]
@@ -242,6 +252,8 @@ class Case:
             settings |= {name: getattr(plan, name) for name in ("support_steps", "support_epochs", *_TRAINING)}
             if plan.support_steps is None:
                 settings["grid_step"] = config.target(self.target).step
+        if departures := VARIANTS[key.variant].tuning.departures():
+            settings["tuning"] = departures
         if method.strategy is None:
             return settings | {"select": key.method}
         scores = self.score_settings(key.variant, key.method)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -149,6 +151,20 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
     return regions
 
 
+_KEPT: OrderedDict[str, torch.nn.Module] = OrderedDict()
+_MOST_KEPT = 32  # tuned networks, of 4 MB each
+
+
+def _tuned(case: Case, bench: Bench, key: Key, support: Sequence[Mapping[str, Any]]) -> torch.nn.Module:
+    """The network tuned on a support set; variants that only measure it otherwise find it in the memory."""
+    name = digest(case.tuned_settings(key))
+    if name not in _KEPT:
+        _KEPT[name] = bench.train_support(support, key.variant)
+        while len(_KEPT) > _MOST_KEPT:
+            _KEPT.popitem(last=False)
+    return copy.deepcopy(_KEPT[name])  # measuring fits its statistics in place
+
+
 def run_cell(case: Case, store: Store, key: Key) -> None:
     """Select, reveal, tune and measure; the result is kept in the store.
 
@@ -166,9 +182,9 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
         seconds += time.perf_counter() - start
     support = reveal_masks(regions, case.parts[0])
     start = time.perf_counter()
-    network = bench.train_support(support, key.variant)
+    network = _tuned(case, bench, key, support)
     trained = time.perf_counter() - start
-    overlaps = bench.measure(network, key.variant)
+    overlaps = bench.measure(network, key.variant, support)
     result = quality(overlaps) | labelling_cost(regions, support)
     cuda = bench.device.type == "cuda"
     device = torch.cuda.get_device_name(bench.device) if cuda else bench.device.type

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from monai_kwtl.scoring import CONSISTENCY_MEASURES
 
-__all__ = ["METHODS", "VARIANTS", "Method", "Variant"]
+__all__ = ["METHODS", "VARIANTS", "Method", "Tuning", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,38 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How a network is tuned on masks and asked for masks, where that is not as the paper does.
+
+    Args:
+        loss: ``weighted`` or ``dice_bce``, as :func:`monai_kwtl.support.loss_function` has them.
+        foreground_weight: of the cross-entropy, as it has them, ``auto`` being the paper's for ``weighted``; ``pool``
+            is one weight for all crops, from the foreground that the pretext network predicts in the pool.
+        steps: times the steps, or epochs, of the schedule.
+        photometric: whether grey values of crops are changed at random as well.
+        matched: whether crops are drawn so that they show as much foreground as is predicted in the pool.
+        teacher: whether a mean teacher also learns from the unlabelled pool.
+        threshold: whether the probability from which on a pixel is foreground is chosen on the support set.
+        flips: whether the mean over eight flips and turns of a test image is taken.
+    """
+
+    loss: str = "weighted"
+    foreground_weight: str = "auto"
+    steps: int = 1
+    photometric: bool = False
+    matched: bool = False
+    teacher: bool = False
+    threshold: bool = False
+    flips: bool = False
+
+    def departures(self, training: bool = False) -> dict[str, object]:
+        """The settings that are not the paper's; with ``training`` only those that the tuned weights depend on."""
+        default = {field.name: field.default for field in fields(self)}
+        measured = ("threshold", "flips") if training else ()
+        return {name: value for name, value in asdict(self).items() if value != default[name] and name not in measured}
+
+
+@dataclass(frozen=True)
 class Variant:
     """One departure from the protocol, for an ablation.
 
@@ -68,6 +100,7 @@ class Variant:
             ``running`` of their training; ``transductive``: measured with those of each test image itself, what the
             authors reported, and scored as ``reestimated``.
         exact: window by window (True) or dense (False); None: as the schedule.
+        tuning: on the selected windows, and measuring.
     """
 
     scores_with: str = "pretext"
@@ -77,6 +110,7 @@ class Variant:
     share: float = 1.0
     norm: str = "reestimated"
     exact: bool | None = None
+    tuning: Tuning = Tuning()
 
     def scoring(self, method: Method, exact: bool) -> dict[str, object]:
         """What of the variant matters to the scores of a method: variants that agree in it share their scores.
@@ -108,4 +142,16 @@ VARIANTS: dict[str, Variant] = {
     "transductive_norm": Variant(norm="transductive"),
     "exact": Variant(exact=True),
     "dense": Variant(exact=False),
+    "twice_the_steps": Variant(tuning=Tuning(steps=2)),
+    "one_weight": Variant(tuning=Tuning(foreground_weight="dataset")),
+    "pool_weight": Variant(tuning=Tuning(foreground_weight="pool")),
+    "importance": Variant(tuning=Tuning(matched=True)),
+    "threshold": Variant(tuning=Tuning(threshold=True)),
+    "dice_bce": Variant(tuning=Tuning("dice_bce")),
+    "photometric": Variant(tuning=Tuning(photometric=True)),
+    "flips": Variant(tuning=Tuning(flips=True)),
+    "mean_teacher": Variant(tuning=Tuning(teacher=True)),
+    "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
+    "recipe": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, flips=True)),
+    "recipe_teacher": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, teacher=True, flips=True)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.engines import SupervisedTrainer
+from monai.inferers import Inferer
 from torch.utils.data import DataLoader
 
 from monai_kwtl.adaptation import BatchNormAdapter
@@ -23,14 +25,18 @@ from monai_kwtl.data import read_image, read_label
 from monai_kwtl.engines import ReptileTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.features import window_features
+from monai_kwtl.flips import FlippedInferer
+from monai_kwtl.foreground import decision_threshold, foreground_share
 from monai_kwtl.inferers import AutocastInferer, TiledInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.mean_teacher import tune_mean_teacher, unlabelled_images
 from monai_kwtl.metrics import Overlap, overlap
 from monai_kwtl.networks import FCRN
 from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
 from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
+from monai_kwtl.support import loss_function
 from monai_kwtl.tuning import TuningLog, crop_dataset
 from monai_kwtl.window_inferer import WindowScoreInferer
 
@@ -46,6 +52,7 @@ def tune(
     amp: bool | None,
     num_workers: int = 0,
     learning_rate: float = 1e-4,
+    loss: torch.nn.Module | None = None,
 ) -> None:
     """Train a network, in place, on every batch of a data set, with Adam (weight decay 5e-4) as the stages do.
 
@@ -56,6 +63,7 @@ def tune(
         amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
         num_workers: processes that cut crops ahead.
         learning_rate: of Adam.
+        loss: None: the paper's, :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
 
     Raises:
         KWTLError: when the loss is no number any more.
@@ -67,7 +75,7 @@ def tune(
         train_data_loader=DataLoader(dataset, batch_size=None, num_workers=num_workers),
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4),
-        loss_function=ForegroundWeightedBCE(),
+        loss_function=ForegroundWeightedBCE() if loss is None else loss,
         prepare_batch=prepare_crops,
         inferer=AutocastInferer(amp),
         decollate=False,
@@ -77,20 +85,36 @@ def tune(
 
 
 @torch.no_grad()
-def predict(network: torch.nn.Module, image: np.ndarray, device: torch.device, amp: bool | None) -> np.ndarray:
-    """Segment an image at full resolution: foreground is where the probability is at least 0.5.
+def predict(
+    network: torch.nn.Module,
+    image: np.ndarray,
+    device: torch.device,
+    amp: bool | None,
+    flips: bool = False,
+    threshold: float = 0.5,
+) -> np.ndarray:
+    """Segment an image at full resolution.
 
     Args:
         network: for inference, on the device.
         image: grey values, uint8 (1, H, W).
         device: where to compute.
         amp: as in :func:`tune`.
+        flips: whether the mean over eight flips and turns is taken.
+        threshold: probability in (0, 1) from which on a pixel is foreground.
 
     Returns:
         bool, shape (1, H, W).
     """
     inputs = normalize(torch.from_numpy(image)[None].to(device))
-    return (TiledInferer(amp=amp)(inputs, network)[0] >= 0).cpu().numpy()
+    logits = inferer_of(amp, flips)(inputs, network)[0]
+    return (logits >= math.log(threshold / (1.0 - threshold))).cpu().numpy()
+
+
+def inferer_of(amp: bool | None, flips: bool) -> Inferer:
+    """How test images are run through a network; arguments as of :func:`predict`."""
+    inferer = TiledInferer(amp=amp)
+    return FlippedInferer(inferer) if flips else inferer
 
 
 class Bench:
@@ -148,10 +172,13 @@ class Bench:
              self.config.num_workers, plan.learning_rate)  # fmt: skip
         self.store.put_weights("pretext", digest(settings), network.state_dict())
 
-    def _crops(self, data: Sequence[Mapping[str, Any]], steps: int | None, epochs: int, seed: int) -> CropDataset:
+    def _crops(
+        self, data: Sequence[Mapping[str, Any]], steps: int | None, epochs: int, seed: int, **further: Any
+    ) -> CropDataset:
         plan, step = self.plan, self.case.config.target(self.case.target).step
         kind = "paper" if steps is None else "steps"
-        return crop_dataset(kind, data, steps or 1, max(epochs, 1), 0, plan.crop, step, plan.batch_size, seed)
+        size = plan.crop, step, plan.batch_size
+        return crop_dataset(kind, data, steps or 1, max(epochs, 1), 0, *size, seed, **further)
 
     def grids(self) -> list[ImageScores]:
         """The pool with its windows, all of score 0."""
@@ -225,18 +252,46 @@ class Bench:
         return pool, seconds
 
     def train_support(self, support: Sequence[Mapping[str, Any]], variant: str) -> torch.nn.Module:
-        """Tune the pretext network on known masks and return it."""
+        """Tune the pretext network on known masks, as a variant does it, and return the tuned one."""
         network = self._network("pretext", self.case.pretext_settings(variant))
-        if support:
-            plan, seed = self.plan, self.case.derived_seed("support")
-            crops = self._crops(support, plan.support_steps, plan.support_epochs, seed)
-            tune(network, crops, self.device, self.amp, self.config.num_workers, plan.learning_rate)
-        return network
+        if not support:
+            return network
+        plan, how, seed = self.plan, VARIANTS[variant].tuning, self.case.derived_seed("support")
+        share = None
+        if how.matched or how.foreground_weight == "pool":
+            inferer = TiledInferer(amp=self.amp)
+            share = foreground_share(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
+        steps = None if plan.support_steps is None else how.steps * plan.support_steps
+        further = {"photometric": how.photometric, "foreground": share if how.matched else None}
+        crops = self._crops(support, steps, how.steps * plan.support_epochs, seed, **further)
+        loss = loss_function(how.foreground_weight, crops, how.loss, share)
+        if not how.teacher:
+            tune(network, crops, self.device, self.amp, self.config.num_workers, plan.learning_rate, loss)
+            return network
+        pool = unlabelled_images(self.case.pool)
+        unlabelled = CropDataset(pool, crops.steps, size=plan.crop, batch_size=plan.batch_size, seed=(seed, 1))
+        taught = tune_mean_teacher(
+            network, crops, unlabelled, self.device, self.amp, crops.steps, plan.learning_rate,
+            loss_function=loss, seed=(seed, 2),
+        )  # fmt: skip
+        return taught
 
-    def measure(self, network: torch.nn.Module, variant: str) -> list[Overlap]:
-        """Compare the masks of the test images with their labels, at full resolution."""
+    def measure(
+        self, network: torch.nn.Module, variant: str, support: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Overlap]:
+        """Compare the masks of the test images with their labels, at full resolution.
+
+        Args:
+            network: tuned.
+            variant: says how it is measured.
+            support: known masks, on which the threshold is chosen where the variant wants that.
+        """
+        how = VARIANTS[variant].tuning
         ready = self.adapted(network, VARIANTS[variant].norm)
+        threshold = 0.5
+        if how.threshold and support:
+            threshold = decision_threshold(ready, support, inferer_of(self.amp, how.flips))
         return [
-            overlap(predict(ready, read_image(item), self.device, self.amp), read_label(item))
+            overlap(predict(ready, read_image(item), self.device, self.amp, how.flips, threshold), read_label(item))
             for item in self.case.parts[1]
         ]

@@ -1,0 +1,96 @@
+"""Ways of tuning, rounds and strategies that compare windows, as cells of a grid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_kwtl.benchmark import cells as cells_module
+from monai_kwtl.benchmark.cells import part_of
+from monai_kwtl.benchmark.config import make_config
+from monai_kwtl.benchmark.grid import cells_of, jobs_of
+from monai_kwtl.benchmark.methods import METHODS, VARIANTS, Tuning
+from monai_kwtl.benchmark.rows import METHODS as METHODS_OF_ROWS
+from monai_kwtl.benchmark.run import run_protocol
+from monai_kwtl.benchmark.stages import Bench
+from monai_kwtl.benchmark.store import Store
+from monai_kwtl.selection import Budget, Cost
+
+TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning()]
+
+
+def results_of(knobs):
+    """Every cell's result, by (variant, method)."""
+    config = make_config(knobs)
+    run_protocol(config, "grid")
+    cells = cells_of(config)
+    _, results = jobs_of(cells)
+    store = Store(config.output_dir + "/store")
+    return {(key.variant, key.method): store.cell(results[key]) for _, key in cells}
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(cells_module, "_KEPT", type(cells_module._KEPT)())
+
+
+def test_every_way_of_tuning_gives_a_result_from_the_same_windows(knobs):
+    found = results_of({**knobs, "methods": ["random"], "variants": ["base", *TUNINGS]})
+    assert len({result["selection"] for result in found.values()}) == 1
+    base = found["base", "random"]["iou_of_test_images"]
+    assert all(0 <= result["result"]["mean_iou"] <= 1 for result in found.values())
+    other = {name: found[name, "random"]["iou_of_test_images"] != base for name in TUNINGS}
+    assert sum(other.values()) >= len(TUNINGS) - 2, other  # a threshold may well come out as 0.5
+
+
+def test_ways_of_measuring_share_the_tuned_network(knobs, monkeypatch):
+    calls = []
+    train = Bench.train_support
+    monkeypatch.setattr(Bench, "train_support", lambda *args: calls.append(args[2]) or train(*args))
+    variants = ["base", "flips", "threshold", "running_norm", "transductive_norm", "dice_bce", "dice_bce_flips"]
+    found = results_of({**knobs, "methods": ["random"], "variants": variants})
+    assert sorted(calls) == ["base", "dice_bce"]
+    cells_module._KEPT.clear()
+    again = results_of({**knobs, "methods": ["random"], "variants": ["flips"], "output_dir": knobs["output_dir"] + "2"})
+    assert again["flips", "random"]["iou_of_test_images"] == found["flips", "random"]["iou_of_test_images"]
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.features or method.rounds > 1])
+def test_methods_that_compare_windows_run_and_repeat(knobs, name):
+    first = results_of({**knobs, "methods": [name], "shots": [], "pixels": [2]})["base", name]
+    again = results_of(
+        {**knobs, "methods": [name], "shots": [], "pixels": [2], "output_dir": knobs["output_dir"] + "2"}
+    )["base", name]
+    assert first["selection"] == again["selection"]
+    assert first["iou_of_test_images"] == again["iou_of_test_images"]
+    assert 0 < first["result"]["unique_pixels"] <= 2 * 72 * 88
+
+
+def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monkeypatch):
+    scored = []
+    score_with = Bench.score_with
+    monkeypatch.setattr(
+        Bench,
+        "score_with",
+        lambda self, network, settings: scored.append(
+            float(sum(p.double().sum() for p in network.state_dict().values() if torch.is_floating_point(p)))
+        ) or score_with(self, network, settings),
+    )  # fmt: skip
+    found = results_of({**knobs, "methods": ["herding", "herding_3_rounds"], "shots": [], "pixels": [2]})
+    assert len(set(scored)) == len(scored) == 3  # the pretext network once, two tuned ones
+    one, three = (found["base", name]["result"] for name in ("herding", "herding_3_rounds"))
+    assert abs(one["unique_pixels"] - three["unique_pixels"]) < 3 * 32 * 32
+
+
+def test_parts_of_a_budget_add_up_to_it():
+    spent = Cost(0, 0, 0)
+    for number in (1, 2, 3):
+        part = part_of(Budget(windows=10), number, 3, spent)
+        spent = Cost(spent.windows + part.windows, 1, 0)
+    assert spent.windows == 10
+    assert part_of(Budget(pixels=100), 2, 2, Cost(1, 1, 40)) == Budget(pixels=60)
+    assert part_of(Budget(windows=2), 1, 4, Cost(1, 1, 40)) is None
+
+
+def test_results_know_all_methods():
+    assert set(METHODS) == set(METHODS_OF_ROWS)

@@ -25,7 +25,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import spearmanr
 
 from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.benchmark import page
+from monai_kwtl.benchmark import diagnosis, page
 from monai_kwtl.benchmark.config import Config, read_config
 from monai_kwtl.benchmark.run import run_protocol
 from monai_kwtl.bundle import load_weights, one_line_errors, versions
@@ -313,6 +313,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     results = commands.add_parser("page", help="tables and figures out of the results of a grid")
     page.add_arguments(results)
     results.set_defaults(work=page.run)
+    why = commands.add_parser("diagnose", help="what the windows of each method show, and how the tuned network errs")
+    diagnosis.add_arguments(why)
+    why.set_defaults(work=diagnosis.run)
     add_commands(commands, data)
     protocol = commands.add_parser("protocol", help="the paper's protocol: mean IoU of every method at every budget")
     protocol.add_argument("--config", type=Path, required=True, help="such as configs/benchmark/cpu_sstem.json")

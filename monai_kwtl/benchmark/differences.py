@@ -18,6 +18,7 @@ __all__ = [
     "ablation_table",
     "area_difference_table",
     "area_table",
+    "both_table",
     "comparison_matrix",
     "difference_table",
     "missing_table",
@@ -46,27 +47,41 @@ def _ious(rows: Iterable[Row]) -> dict[tuple[int, int], float]:
 
 
 def difference_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method against every random baseline, at each budget, paired by split and seed.
+    """Every method against every random baseline of its variant, at each budget, paired by split and seed.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.tables.grouped`; of the base variant.
+        groups: as from :func:`monai_kwtl.benchmark.tables.grouped`. Of variants besides the base only the comparisons
+            are made that have a pair: an ablation seldom repeats the baselines.
         seed: of the bootstrap.
 
     Returns:
-        Differences of mean IoU in percentage points, method minus baseline, with 95 % intervals.
+        Differences of mean IoU in percentage points, method minus baseline, with 95 % intervals: of selection alone.
     """
+    return _compared("differences", groups, seed, across=False)
+
+
+def both_table(groups: Groups, seed: int = 0) -> Table:
+    """Every method of a variant against every random baseline of the base: other windows and another tuning at once.
+
+    A baseline is also compared with itself. Arguments and result are those of :func:`difference_table`.
+    """
+    return _compared("both", groups, seed, across=True)
+
+
+def _compared(name: str, groups: Groups, seed: int, across: bool) -> Table:
     rows = []
     for (scope, method, budget), found in groups.items():
-        if scope.variant != "base" or method in WITHOUT_BUDGET:
+        if method in WITHOUT_BUDGET or (across and scope.variant == "base"):
             continue
+        other_scope = scope._replace(variant="base") if across else scope
         for baseline in BASELINES:
-            if baseline != method:
-                other = groups.get((scope, baseline, budget), [])
-                rows.append(
-                    (*scope, budget, method, baseline, *_points(compare(_ious(found), _ious(other), seed=seed)))
-                )
+            if baseline != method or across:
+                other = groups.get((other_scope, baseline, budget), [])
+                comparison = compare(_ious(found), _ious(other), seed=seed)
+                if comparison.pairs or scope.variant == "base":
+                    rows.append((*scope, budget, method, baseline, *_points(comparison)))
     columns = (*_SCOPE, Column("budget", "g"), Column("method"), Column("baseline"), *_COMPARISON)
-    return Table("differences", columns, tuple(rows))
+    return Table(name, columns, tuple(rows))
 
 
 def verdict_table(differences: Table) -> Table:

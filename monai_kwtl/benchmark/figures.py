@@ -19,7 +19,7 @@ from monai_kwtl.benchmark.statistics import spread
 from monai_kwtl.benchmark.tables import Groups, runs_of, without_budget
 from monai_kwtl.whole_files import replaced
 
-__all__ = ["draw_budget_curves", "draw_variant_curves"]
+__all__ = ["LOOKS", "draw_budget_curves", "draw_variant_curves"]
 
 
 class _Look(NamedTuple):
@@ -30,7 +30,7 @@ class _Look(NamedTuple):
 
 
 # the colours of Okabe and Ito, which stay apart for every kind of colour vision; the baselines are grey and dashed
-_LOOKS = {
+LOOKS = {
     "top_k_soft": _Look("consistency, top k (paper)", "#D55E00", "o", "-"),
     "top_k_hard": _Look("consistency, top k, hard target", "#E69F00", "s", "-"),
     "coverage": _Look("consistency, coverage", "#0072B2", "D", "-"),
@@ -40,6 +40,15 @@ _LOOKS = {
     "random_stratified": _Look("random, stratified by image", "#555555", "P", "-."),
     "foreground_random": _Look("random, foreground-aware", "#888888", "*", ":"),
     "strided": _Look("strided", "#AAAAAA", "h", (0, (5, 1))),
+    "top_k_kl": _Look("divergence, top k", "#A63603", "<", "--"),
+    "top_k_jsd": _Look("Jensen-Shannon, top k", "#B8860B", ">", "--"),
+    "power": _Look("divergence, power noise", "#F0C040", "p", "-."),
+    "two_thirds": _Look("divergence, two thirds on foreground", "#66C2A5", "d", "-."),
+    "herding": _Look("uncertainty herding", "#882255", "H", "-"),
+    "herding_2_rounds": _Look("uncertainty herding, two rounds", "#AA4499", "8", "--"),
+    "herding_3_rounds": _Look("uncertainty herding, three rounds", "#CC6677", "X", ":"),
+    "typical": _Look("typical (k-means)", "#117733", ".", "-"),
+    "k_centre": _Look("core-set (k-centre)", "#44AA99", "+", "-"),
 }
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 _PAPER = "#56B4E9"
@@ -132,19 +141,19 @@ def draw_budget_curves(
     drawn = {
         (scope, method): _curve_of(groups, scope, method)
         for scope, method, _ in groups
-        if scope.variant == "base" and scope.budget_kind == kind and method in _LOOKS
+        if scope.variant == "base" and scope.budget_kind == kind and method in LOOKS
     }
     if not drawn:
         return False
     scopes, ceilings = list(dict.fromkeys(scope for scope, _ in drawn)), without_budget(groups)
-    handles = {method: _handle(_LOOKS[method]) for method in METHODS if any(m == method for _, m in drawn)}
+    handles = {method: _handle(LOOKS[method]) for method in METHODS if any(m == method for _, m in drawn)}
     with matplotlib.rc_context(_STYLE):
         figure, panels = _grid_of(scopes, "mean IoU, %")
         for scope, axes in panels.items():
             methods = [method for method in METHODS if (scope, method) in drawn]
             for place, method in enumerate(methods):
                 nudge = 0.06 * (place - (len(methods) - 1) / 2) if x == "budget" else 0.0
-                _draw(axes, drawn[scope, method], x, _LOOKS[method], nudge)
+                _draw(axes, drawn[scope, method], x, LOOKS[method], nudge)
             if rows := ceilings.get((scope._replace(budget_kind="shots"), "full")):
                 style = {"color": "#999999", "linestyle": (0, (1, 1)), "linewidth": 1.2}
                 axes.axhline(100 * float(np.mean([row.mean_iou for row in rows])), zorder=0, **style)
@@ -156,8 +165,8 @@ def draw_budget_curves(
                 _pixel_axis(axes)
             if paper and x == "budget" and scope.protocol == "random":
                 for method, theirs in paper["table_2"].get(scope.target, {}).items():
-                    style = {"linestyle": _LOOKS[method].dash, "marker": _LOOKS[method].marker, "markerfacecolor": "w"}
-                    label = f"{_LOOKS[method].label.removesuffix(' (paper)')}, as published"
+                    style = {"linestyle": LOOKS[method].dash, "marker": LOOKS[method].marker, "markerfacecolor": "w"}
+                    label = f"{LOOKS[method].label.removesuffix(' (paper)')}, as published"
                     axes.plot([float(b) for b in theirs], theirs.values(), color=_PAPER, linewidth=1.2, **style)
                     handles[f"paper {method}"] = Line2D([], [], color=_PAPER, linewidth=1.2, label=label, **style)
         _save(figure, list(handles.values()), Path(path))
@@ -180,7 +189,7 @@ def draw_variant_curves(groups: Groups, variants: Iterable[str], path: str | Pat
         dict.fromkeys(
             scope._replace(variant="base")
             for scope, method, _ in groups
-            if scope.variant in wanted and scope.budget_kind == "shots" and method in _LOOKS
+            if scope.variant in wanted and scope.budget_kind == "shots" and method in LOOKS
         )
     )
     if not bases:
@@ -190,7 +199,7 @@ def draw_variant_curves(groups: Groups, variants: Iterable[str], path: str | Pat
     with matplotlib.rc_context(_STYLE):
         figure, panels = _grid_of(bases, "mean IoU, %")
         for base, axes in panels.items():
-            for method, look in _LOOKS.items():
+            for method, look in LOOKS.items():
                 found = {v: _curve_of(groups, base._replace(variant=v), method) for v in wanted}
                 if not any(found.values()):
                     continue
@@ -203,7 +212,7 @@ def draw_variant_curves(groups: Groups, variants: Iterable[str], path: str | Pat
                         _draw(axes, curve, "budget", look, 0.08 * (place + 1), **style)
                         label = f"{look.label}: {variant.replace('_', ' ')}"
                         handles[f"{method} {variant}"] = _handle(look, label=label, **style)
-            shots = {b for s, m, b in groups if s.target == base.target and s[1:3] == base[1:3] and m in _LOOKS}
+            shots = {b for s, m, b in groups if s.target == base.target and s[1:3] == base[1:3] and m in LOOKS}
             axes.set_xticks(sorted(shots))
             axes.set_xlabel("shots")
         _save(figure, list(handles.values()), Path(path))

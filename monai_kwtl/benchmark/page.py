@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from monai_kwtl.benchmark.differences import (
     ablation_table,
     area_difference_table,
     area_table,
+    both_table,
     comparison_matrix,
     difference_table,
     missing_table,
@@ -23,7 +24,7 @@ from monai_kwtl.benchmark.differences import (
 )
 from monai_kwtl.benchmark.figures import draw_budget_curves, draw_variant_curves
 from monai_kwtl.benchmark.layout import Table, markdown_table, shown
-from monai_kwtl.benchmark.rows import Row, read_rows, read_times
+from monai_kwtl.benchmark.rows import Row, merged_rows, read_times, rows_text
 from monai_kwtl.benchmark.tables import (
     Groups,
     budget_table,
@@ -85,6 +86,7 @@ def _tables(rows: list[Row], groups: Groups, times: Mapping[Any, Any]) -> dict[s
         pseudo_label_table(groups, paper),
         pretext_table(groups, paper),
         differences := difference_table(groups),
+        both_table(groups),
         verdict_table(differences),
         area_table(groups),
         area_difference_table(groups),
@@ -165,14 +167,16 @@ def _text(tables: dict[str, Table], drawn: set[str], rows: list[Row], about: Map
     )
 
 
-def write_page(results_csv: str | Path, folder: str | Path, about: Mapping[str, Any]) -> Path:
+def write_page(results_csv: str | Path | Sequence[str | Path], folder: str | Path, about: Mapping[str, Any]) -> Path:
     """Write the results page: README.md, a CSV for each of its tables, and PNG pictures.
 
-    The files depend on the arguments alone (and pictures on the version of matplotlib). A ``times.csv`` beside the
-    results adds the times. Files of an earlier page that this one does not have are removed; others are left alone.
+    The files depend on the arguments alone (and pictures on the version of matplotlib). A ``times.csv`` beside a file
+    of results adds the times. All rows are written to ``results.csv`` of the page. Files of an earlier page that this
+    one does not have are removed; others are left alone.
 
     Args:
-        results_csv: one row for each finished cell; any number of cells may be missing.
+        results_csv: one row for each finished cell; any number of cells may be missing. Several files are put
+            together; cells that they share must have the same row.
         folder: made if absent.
         about: what the results were measured on, to be shown: machine, versions, dates; values may be mappings.
 
@@ -182,10 +186,11 @@ def write_page(results_csv: str | Path, folder: str | Path, about: Mapping[str, 
     Raises:
         KWTLError: when the results cannot be read or the page cannot be written.
     """
-    results_csv, folder = Path(results_csv), Path(folder)
-    rows = read_rows(results_csv)
-    beside = results_csv.with_name("times.csv")
-    groups, times = grouped(rows), read_times(beside) if beside.is_file() else {}
+    given = [results_csv] if isinstance(results_csv, (str, Path)) else list(results_csv)
+    sources, folder = [Path(path) for path in given], Path(folder)
+    rows = merged_rows(sources)
+    beside = [path.with_name("times.csv") for path in sources]
+    groups, times = grouped(rows), read_times(*(path for path in beside if path.is_file()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         drawn = set()
@@ -197,7 +202,7 @@ def write_page(results_csv: str | Path, folder: str | Path, about: Mapping[str, 
     except OSError as error:
         raise KWTLError(f"cannot write {folder} ({error.strerror or error}): {_HINT}") from error
     tables = _tables(rows, groups, times)
-    texts = {f"{name}.csv": table.csv() for name, table in tables.items()}
+    texts = {f"{name}.csv": table.csv() for name, table in tables.items()} | {"results.csv": rows_text(rows)}
     for name, text in {**texts, "README.md": _text(tables, drawn, rows, about)}.items():
         with written_whole(folder / name, _HINT) as unfinished:
             unfinished.write_text(text, encoding="utf-8", newline="\n")
@@ -206,7 +211,9 @@ def write_page(results_csv: str | Path, folder: str | Path, about: Mapping[str, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``scripts/benchmark.py page``."""
-    parser.add_argument("results", type=Path, metavar="RESULTS.csv", help="what the grid wrote")
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULTS.csv", help="what the grid wrote, or several did"
+    )
     parser.add_argument("--output", dest="folder", type=Path, required=True, help="folder of the page")
     parser.add_argument(
         "--about", type=Path, help="JSON of machine, versions and dates; default: about.json beside the results"
@@ -215,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, str]:
     """Write the page that the arguments ask for; returns where it is."""
-    beside = options.results.with_name("about.json")
+    beside = options.results[0].with_name("about.json")
     about = parse_json(options.about or beside) if options.about or beside.is_file() else {}
     if not isinstance(about, dict):
         raise KWTLError(f"{options.about or beside}: must hold an object; give machine, versions and dates")

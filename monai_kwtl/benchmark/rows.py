@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ __all__ = [
     "METHODS",
     "TIME_COLUMNS",
     "WITHOUT_BUDGET",
+    "merged_rows",
     "Key",
     "Row",
     "Scope",
     "read_rows",
     "read_times",
+    "rows_text",
 ]
 
 METHODS = (
@@ -54,6 +57,7 @@ WITHOUT_BUDGET = ("pretext_only", "full")  # no windows are chosen: all labels, 
 _TARGETS = ("TNBC", "EM", "ssTEM", "B5", "B39")  # the paper's order
 _PROTOCOLS = ("random", "blocked")
 _KINDS = ("shots", "pixels")
+_COUNTS = ("windows", "unique_pixels", "images", "objects")
 
 
 class Scope(NamedTuple):
@@ -243,11 +247,44 @@ def read_rows(path: str | Path) -> list[Row]:
     return [rows[key] for key in sorted(rows)]
 
 
-def read_times(path: str | Path) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
-    """Read times.csv, the durations of the cells of the base variant.
+def merged_rows(paths: Sequence[str | Path]) -> list[Row]:
+    """Put several results.csv together, as :func:`read_rows` reads each.
+
+    Raises:
+        KWTLError: as :func:`read_rows`, and where a cell that two files share has another result in each.
+    """
+    rows: dict[tuple[Any, ...], Row] = {}
+    for path in paths:
+        for row in read_rows(path):
+            if rows.setdefault(row.key, row) != row:
+                cell = ", ".join(f"{name} {getattr(row, name)}" for name in KEYS)
+                raise KWTLError(f"{path}: another file has another result of {cell}; give results of one store")
+    return [rows[key] for key in sorted(rows)]
+
+
+def rows_text(rows: Iterable[Row]) -> str:
+    """Rows as the text of results.csv, as :func:`read_rows` reads it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_shown(name, getattr(row, name)) for name in COLUMNS])
+    return stream.getvalue()
+
+
+def _shown(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if name == "budget":
+        return f"{value:g}"
+    return f"{value:.0f}" if name in _COUNTS else f"{value:.6f}"
+
+
+def read_times(*paths: str | Path) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+    """Read times.csv, the durations of the cells of the base variant; of several files each cell once.
 
     Args:
-        path: of the file; its columns are the first nine of results.csv, select_seconds and train_seconds.
+        paths: of the files; their columns are the first nine of results.csv, select_seconds and train_seconds.
 
     Returns:
         {(target, schedule, method): [(seconds of choosing, seconds of training), ...]}.
@@ -255,9 +292,13 @@ def read_times(path: str | Path) -> dict[tuple[str, str, str], list[tuple[float,
     Raises:
         KWTLError: as :func:`read_rows` does.
     """
+    cells = {}
+    for path in paths:
+        for record in _records(Path(path), TIME_COLUMNS):
+            if record["variant"] == "base":
+                cells.setdefault(tuple(record[name] for name in KEYS), record)
     times: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for record in _records(Path(path), TIME_COLUMNS):
-        if record["variant"] == "base":
-            key = (record["target"], record["schedule"], record["method"])
-            times.setdefault(key, []).append(tuple(record[name] for name in TIME_COLUMNS[len(KEYS) :]))
+    for record in cells.values():
+        key = (record["target"], record["schedule"], record["method"])
+        times.setdefault(key, []).append(tuple(record[name] for name in TIME_COLUMNS[len(KEYS) :]))
     return {key: sorted(values) for key, values in times.items()}

@@ -6,7 +6,7 @@ from made_up import cell, grid, write_csv
 from PIL import Image
 from scipy.ndimage import label
 
-from monai_kwtl.benchmark.figures import _LOOKS, draw_budget_curves, draw_variant_curves
+from monai_kwtl.benchmark.figures import LOOKS, draw_budget_curves, draw_variant_curves
 from monai_kwtl.benchmark.rows import read_rows
 from monai_kwtl.benchmark.tables import grouped, paper_numbers
 
@@ -62,7 +62,7 @@ def test_a_variant_is_drawn_where_there_is_no_base(groups_of, tmp_path):
 
 def test_methods_stay_apart_without_colour():
     for look in ("marker", "color"):
-        assert len({getattr(each, look) for each in _LOOKS.values()}) == len(_LOOKS)
+        assert len({getattr(each, look) for each in LOOKS.values()}) == len(LOOKS)
 
 
 @pytest.mark.parametrize("targets", [1, 2, 4, 5])

@@ -5,7 +5,7 @@ from made_up import COLUMNS, cell, grid, write_csv
 
 from monai_kwtl.benchmark.methods import METHODS as GRID_METHODS
 from monai_kwtl.benchmark.missing import missing_cells
-from monai_kwtl.benchmark.rows import METHODS, read_rows, read_times
+from monai_kwtl.benchmark.rows import METHODS, merged_rows, read_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
 
 
@@ -108,3 +108,18 @@ def test_each_missing_cell_is_named(tmp_path):
 
 def test_the_methods_of_the_tables_are_those_of_the_grid():
     assert sorted(METHODS) == sorted(GRID_METHODS)
+
+
+def test_several_files_are_put_together_and_their_rows_written_as_they_were(tmp_path):
+    first = [cell(mean_iou=0.4, unique_pixels=1234567), cell(split=1, mean_iou=0.5)]
+    second = [cell(split=1, mean_iou=0.5), cell(method="random", mean_iou=0.6)]
+    paths = [write_csv(tmp_path / f"{n}.csv", cells) for n, cells in enumerate((first, second))]
+    rows = merged_rows(paths)
+    assert [(row.method, row.split, row.mean_iou) for row in rows] == [
+        ("top_k_soft", 0, 0.4), ("top_k_soft", 1, 0.5), ("random", 0, 0.6)
+    ]  # fmt: skip
+    (tmp_path / "again.csv").write_text(rows_text(rows))
+    assert read_rows(tmp_path / "again.csv") == rows
+    other = write_csv(tmp_path / "other.csv", [cell(mean_iou=0.41)])
+    with pytest.raises(KWTLError, match="another file has another result of .*method top_k_soft"):
+        merged_rows([*paths, other])

@@ -12,6 +12,7 @@ from monai_kwtl.benchmark.differences import (
     ablation_table,
     area_difference_table,
     area_table,
+    both_table,
     comparison_matrix,
     difference_table,
     missing_table,
@@ -149,6 +150,25 @@ def test_differences_are_paired_and_in_points(groups_of):
     assert lines[0] == ("| method | budget | against random | against random_stratified | against foreground_random |")
     assert lines[2].startswith("| top_k_soft | 1 | **+3.5 [+") and lines[2].endswith("p 0.031, 6/6 | - | - |")
     assert lines[3] == "| random | 1 |  | - | - |"
+
+
+def test_selection_and_tuning_are_compared_apart_and_together(groups_of):
+    pixels = {"budget_kind": "pixels"}
+    cells = runs([0.40, 0.50], method="random", **pixels) + runs([0.41, 0.55], method="herding", **pixels)
+    cells += runs([0.45, 0.52], method="random", variant="recipe", **pixels)
+    cells += runs([0.50, 0.60], method="herding", variant="recipe", **pixels)
+    cells += runs([0.1, 0.2], method="herding", variant="kmeans", **pixels)  # no baseline was run with it
+    groups = groups_of(cells)
+    selection = difference_table(groups)
+    (base,) = rows_of(selection, variant="base", method="herding", baseline="random")
+    (recipe,) = rows_of(selection, variant="recipe", method="herding", baseline="random")
+    assert (base["difference"], recipe["difference"]) == ("+3.00", "+6.50")
+    assert not rows_of(selection, variant="kmeans")
+    both = both_table(groups)
+    assert not rows_of(both, variant="base")
+    (row,) = rows_of(both, variant="recipe", method="herding", baseline="random")
+    (tuning,) = rows_of(both, variant="recipe", method="random", baseline="random")
+    assert (row["difference"], tuning["difference"]) == ("+10.00", "+3.50")
 
 
 def test_verdicts_count_intervals(groups_of):

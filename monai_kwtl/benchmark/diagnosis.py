@@ -1,0 +1,229 @@
+"""Why methods win or lose: what their windows show compared with the pool, and how the tuned network errs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist, pdist
+
+from monai_kwtl.benchmark.cells import select
+from monai_kwtl.benchmark.config import Config, read_config
+from monai_kwtl.benchmark.figures import LOOKS
+from monai_kwtl.benchmark.grid import cells_of, jobs_of
+from monai_kwtl.benchmark.layout import Column, Table
+from monai_kwtl.benchmark.methods import METHODS
+from monai_kwtl.benchmark.rows import Key
+from monai_kwtl.benchmark.stages import Bench
+from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.data import read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.feature_strategies import principal_components
+from monai_kwtl.selection import Region
+from monai_kwtl.strategies import ImageScores
+from monai_kwtl.whole_files import replaced, written_whole
+
+__all__ = ["COLUMNS", "add_arguments", "diagnose", "draw", "image_spread", "run", "spread_of", "summary"]
+
+_HINT = "make room, or choose another --output"
+_SAMPLE = 2000  # windows of a pool that distances are taken of
+COLUMNS = (
+    *map(Column, ("target", "split", "method")),
+    Column("images' worth", "g"),
+    Column("windows", ".0f"),
+    Column("images", ".0f"),
+    Column("even images", ".2f"),
+    Column("foreground %", ".2f"),
+    Column("of the pool %", ".2f"),
+    Column("feature spread", ".3f"),
+    Column("distance to the pool", ".3f"),
+    Column("mean IoU %", ".2f"),
+    Column("over", ".3f"),
+    Column("under", ".3f"),
+)
+
+
+def image_spread(regions: Sequence[Region], images: int) -> float:
+    """How evenly windows lie over images: effective number of images touched, over what is possible, in (0, 1].
+
+    ``exp(H) / min(number of windows, images)`` with H the entropy of the share of windows of each image.
+
+    Args:
+        regions: at least one.
+        images: of the pool.
+    """
+    _, counts = np.unique([f"{r.image} {r.page}" for r in regions], return_counts=True)
+    shares = counts / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()) / min(len(regions), images))
+
+
+def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    """How different chosen windows are, and how far those of the pool are from them, both as shares.
+
+    Args:
+        points: features of all windows of the pool, shape (N, D).
+        chosen: numbers of the chosen ones, at least one.
+
+    Returns:
+        Mean distance between two of the chosen over that of two of the pool, 1 where they differ as the pool does, 0
+        for a single one; and the mean distance of the pool's windows to the nearest of the chosen, over the same.
+    """
+    sample = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), _SAMPLE)).round().astype(int))]
+    scale = float(pdist(sample).mean()) if len(sample) > 1 else 0.0
+    taken = points[chosen]
+    between = float(pdist(taken).mean()) if len(taken) > 1 else 0.0
+    return between / (scale or 1.0), float(cdist(sample, taken).min(1).mean()) / (scale or 1.0)
+
+
+def _numbers(pool: Sequence[ImageScores], regions: Iterable[Region]) -> np.ndarray:
+    """Numbers, in the order of the pool's windows, of those that regions are; cut ones count as where they begin."""
+    places, offset = {}, 0
+    for image in pool:
+        for window, (y, x) in enumerate(zip(image.grid.y.tolist(), image.grid.x.tolist(), strict=True)):
+            places[image.name, image.page, y, x] = offset + window
+        offset += len(image.grid)
+    return np.array([places[r.image, r.page, r.y, r.x] for r in regions])
+
+
+def diagnose(config: Config) -> Table:
+    """Look at what each method of a finished grid chose, on each split, at equal unique pixels.
+
+    Labels of the pool are read here, to say how much foreground it has; nothing is chosen with it.
+
+    Args:
+        config: of the grid; one of its methods must compare windows, so that their features are in the store, and its
+            budgets in pixels count.
+
+    Returns:
+        A row for each split, method and budget of the base variant that is finished: windows and images touched, how
+        evenly (:func:`image_spread`), true foreground of the windows and of the pool, :func:`spread_of`, and how the
+        tuned network fares.
+
+    Raises:
+        KWTLError: where no method compares windows, or no cell is finished.
+    """
+    compares = next((name for name in config.methods if METHODS[name].features), None)
+    if compares is None:
+        raise KWTLError(
+            "methods: one of herding, typical and k_centre is needed, whose features windows are placed by."
+        )
+    store, rows = Store(Path(config.output_dir) / "store"), []
+    cells = [(case, key) for case, key in cells_of(config) if key.variant == "base" and key.budget_kind == "pixels"]
+    _, names = jobs_of(cells)
+    shares: dict[tuple[str, int], float] = {}
+    points: dict[tuple[str, int, int], np.ndarray] = {}
+    for case, key in cells:
+        features = case.feature_settings("base", compares)
+        if features is None or not store.has("cell", names[key]) or not store.has("features", digest(features)):
+            continue
+        at = (key.target, key.split, key.seed)
+        if at not in points:
+            described, _ = store.with_features(digest(features), Bench(case, store).grids())
+            points[at] = principal_components([image.features for image in described])
+            labels = [read_label(item) for item in case.parts[0]]
+            shares[at[:2]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
+        if METHODS[key.method].rounds == 1:
+            rows.append(_row(case, key, store, names[key], points[at], shares[at[:2]]))
+    if not rows:
+        raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")
+    return Table("diagnosis", COLUMNS, tuple(rows))
+
+
+def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share: float) -> tuple[Any, ...]:
+    pool, _ = Bench(case, store).scores(key.variant, key.method)
+    regions = select(pool, METHODS[key.method].strategy, case.budget(key), case.derived_seed(key.method))
+    found = store.cell(name)["result"]
+    return (
+        key.target, str(key.split), key.method, key.budget, len(regions), found["images"],
+        image_spread(regions, len(pool)), 100 * found["foreground_share"], 100 * share,
+        *spread_of(points, _numbers(pool, regions)),
+        100 * found["mean_iou"], found["over_prediction"], found["under_prediction"],
+    )  # fmt: skip
+
+
+def summary(table: Table) -> Table:
+    """Means over splits of :func:`diagnose`, a row for each target, method and budget, the best IoU first."""
+    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for row in table.rows:
+        groups.setdefault((row[0], row[3], row[2]), []).append(row)
+    rows = [
+        (target, str(len(found)), method, budget, *np.mean([row[4:] for row in found], axis=0).tolist())
+        for (target, budget, method), found in groups.items()
+    ]
+    columns = tuple(Column("splits") if column.name == "split" else column for column in table.columns)
+    rows.sort(key=lambda row: (row[0], row[3], -row[11]))
+    return Table("diagnosis_means", columns, tuple(rows))
+
+
+def draw(table: Table, path: str | Path) -> None:
+    """Draw IoU against the foreground of the windows, and against how far the pool is from them; a dot is a split.
+
+    Args:
+        table: of :func:`diagnose`.
+        path: of the PNG.
+    """
+    names = [column.name for column in table.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    panels = list(dict.fromkeys((row["target"], row["images' worth"]) for row in rows))
+    axes_of = (
+        (
+            "foreground of the windows over that of the pool",
+            lambda r: r["foreground %"] / r["of the pool %"],
+        ),
+        ("distance of the pool to the windows", lambda r: r["distance to the pool"]),
+    )
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9.0, 2.9 * len(panels) + 0.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        handles = {}
+        for line, (target, budget) in enumerate(panels):
+            for column, (label, value) in enumerate(axes_of):
+                axes = figure.add_subplot(len(panels), 2, 2 * line + column + 1)
+                axes.grid(True, color="#DDDDDD", linewidth=0.6)
+                axes.set_axisbelow(True)
+                axes.set(xlabel=label, title=f"{target}, {budget:g} images' worth of pixels")
+                if column == 0:
+                    axes.set_ylabel("mean IoU, %")
+                    axes.axvline(1.0, color="#999999", linestyle=":")
+                for method, look in LOOKS.items():
+                    mine = [
+                        r for r in rows if (r["target"], r["images' worth"], r["method"]) == (target, budget, method)
+                    ]
+                    if mine:
+                        dots = axes.scatter(
+                            [value(r) for r in mine], [r["mean IoU %"] for r in mine],
+                            color=look.color, marker=look.marker, s=24, alpha=0.8, label=look.label,
+                        )  # fmt: skip
+                        handles[look.label] = dots
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False)
+        with replaced(Path(path)) as unfinished:
+            figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``scripts/benchmark.py diagnose``."""
+    parser.add_argument("--config", type=Path, required=True, help="of a grid that is finished, or partly")
+    parser.add_argument("--output_dir", help="of that grid, where it is not that of the configuration")
+    parser.add_argument("--output", dest="folder", type=Path, required=True, help="folder of its CSV files and picture")
+
+
+def run(options: argparse.Namespace) -> dict[str, str]:
+    """Write ``diagnosis.csv``, ``diagnosis_means.csv`` and ``diagnosis.png``; returns the means as Markdown."""
+    given = {"output_dir": options.output_dir} if options.output_dir else {}
+    table = diagnose(read_config(options.config, given))
+    means = summary(table)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        draw(table, options.folder / "diagnosis.png")
+    except OSError as error:
+        raise KWTLError(f"cannot write {options.folder} ({error.strerror or error}): {_HINT}") from error
+    for each in (table, means):
+        with written_whole(options.folder / f"{each.name}.csv", _HINT) as unfinished:
+            unfinished.write_text(each.csv(), encoding="utf-8", newline="\n")
+    return {"means over splits": "\n" + "\n".join(means.markdown())}

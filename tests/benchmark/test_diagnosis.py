@@ -1,0 +1,68 @@
+"""What windows show compared with the pool: against counts by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_kwtl.benchmark.case import Case
+from monai_kwtl.benchmark.config import make_config
+from monai_kwtl.benchmark.diagnosis import diagnose, draw, image_spread, spread_of, summary
+from monai_kwtl.benchmark.run import run_protocol
+from monai_kwtl.data import read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.selection import Region
+
+
+def region(image):
+    return Region(1, image, None, "", 0, 0, 4, 4, 0.0)
+
+
+def test_windows_of_all_images_alike_are_spread_evenly():
+    assert image_spread([region(name) for name in "abab"], 2) == pytest.approx(1.0)
+    assert image_spread([region("a")] * 4, 5) == pytest.approx(1 / 4)
+    shares = np.array([0.75, 0.25])
+    assert image_spread([region(name) for name in "aaab"], 3) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()) / 3
+    )
+
+
+def test_spread_of_features_is_by_pairs():
+    points = np.array([[0.0], [1.0], [2.0], [10.0]])
+    pairs = [1, 2, 10, 1, 9, 8]
+    between, missing = spread_of(points, np.array([0, 3]))
+    assert between == pytest.approx(10 / np.mean(pairs))
+    assert missing == pytest.approx(np.mean([0, 1, 2, 0]) / np.mean(pairs))
+    assert spread_of(points, np.array([1]))[0] == 0.0
+
+
+def test_all_windows_are_like_the_pool():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    assert spread_of(points, np.arange(50)) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+
+
+def test_a_finished_grid_is_looked_at(knobs, tmp_path):
+    config = make_config({**knobs, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2]})
+    with pytest.raises(KWTLError, match="no finished cell"):
+        diagnose(config)
+    run_protocol(config, "grid")
+    table = diagnose(config)
+    names = [column.name for column in table.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    assert {(row["method"], row["images' worth"]) for row in rows} == {
+        (method, budget) for method in ("random", "typical") for budget in (1.0, 2.0)
+    }
+    labels = [read_label(item) for item in Case(config, "ours", "random", 0, 0).parts[0]]
+    assert rows[0]["of the pool %"] == pytest.approx(100 * np.mean(labels))
+    assert all(0 < row["even images"] <= 1 and 0 <= row["distance to the pool"] < 1 for row in rows)
+    means = summary(table)
+    assert len(means.rows) == 4 and {row[1] for row in means.rows} == {"1"}
+    draw(table, tmp_path / "d.png")
+    with Image.open(tmp_path / "d.png") as picture:
+        assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 20
+
+
+def test_a_grid_without_features_is_refused(knobs):
+    with pytest.raises(KWTLError, match="one of herding, typical and k_centre is needed"):
+        diagnose(make_config(knobs))

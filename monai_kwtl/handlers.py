@@ -236,14 +236,15 @@ class SelectionSaver:
         regions = select_regions([cover(scores, self.taken) for scores in pool], self.strategy, self.budget, self.seed)
         cost = cost_of(regions)
         read = remembering(self.read)
+        probability, score = remembering(self.store.probability), remembering(self.store.score)
         pictures = {"regions": regions, "items": self.items, "read": read}
         if self.report:
             overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
             write_report(
                 self.output_dir / "report.html",
                 **pictures,
-                predictions=self.store.probability,
-                maps=self.store.score,
+                predictions=probability,
+                maps=score,
                 cost=cost.as_dict(),
                 settings=report_settings(self.budget, self.strategy, self.created_with),
                 rounds=self.rounds,
@@ -255,8 +256,8 @@ class SelectionSaver:
                     **pictures,
                     window_scores=np.concatenate([scores.window_scores for scores in pool]),
                     cost=cost,
-                    probability=self.store.probability,
-                    score=self.store.score,
+                    probability=probability,
+                    score=score,
                     per_view=per_view,
                 )
         left_out = {"left_out": len(self.taken)} if self.taken else {}

@@ -37,7 +37,7 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last_3d if volume else torch.channels_last)
 
 
-class _Measured(Exception):
+class _Measured(Exception):  # noqa: N818 - no error
     """All statistics of a batch are known: the last layer need not normalise it, nor those behind it run."""
 
 

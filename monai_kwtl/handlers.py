@@ -20,6 +20,7 @@ from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
+from monai_kwtl.project import check_noted
 from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
@@ -127,8 +128,11 @@ def check_request(
     budget_pixels: int | None,
     inferer: WindowScoreInferer,
     taken: Sequence[Region] = (),
+    noted_in: str | os.PathLike | None = None,
 ) -> bool:
     """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
+
+    Where it can be made but not be noted in ``noted_in``, the folder of the images, that is said.
 
     Returns:
         True.
@@ -144,6 +148,8 @@ def check_request(
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
         check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
+        if noted_in is not None:
+            check_noted(noted_in)
     return True
 
 

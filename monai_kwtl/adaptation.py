@@ -24,6 +24,7 @@ from monai_kwtl.normalization import (
 )
 from monai_kwtl.pooling import quick_pooling
 from monai_kwtl.prefetch import prefetched
+from monai_kwtl.rectified import fuse_rectifiers
 from monai_kwtl.scoring import normalize
 from monai_kwtl.slides import Slide
 
@@ -131,7 +132,7 @@ class BatchNormAdapter:
             batches = pool_batches(mine, self.limit, rescale=self.rescale, device=self.device)
             rows = batch_norm_statistics(self.network, (pad_to_multiple(batch, stride) for batch in batches), self.amp)
             set_batch_norm_statistics(self.network, collected(rows))
-        return quick_pooling(channels_last(fold_batch_norm(self.network)))
+        return fuse_rectifiers(quick_pooling(channels_last(fold_batch_norm(self.network))))
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that holds its network as ``engine.network``."""

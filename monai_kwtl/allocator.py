@@ -6,7 +6,7 @@ import ctypes
 import sys
 from functools import lru_cache
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["freed_memory_is_kept", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _LARGEST_KEPT = 1 << 27  # bytes; a layer of a training step is smaller, the grey values of a slide are not
@@ -29,3 +29,8 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT))
+
+
+def freed_memory_is_kept() -> bool:
+    """Whether :func:`keep_freed_memory` has been called in this process, and was of use."""
+    return keep_freed_memory.cache_info().currsize > 0 and keep_freed_memory()

@@ -20,6 +20,7 @@ from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
+from monai_kwtl.project import check_noted
 from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
@@ -127,8 +128,11 @@ def check_request(
     budget_pixels: int | None,
     inferer: WindowScoreInferer,
     taken: Sequence[Region] = (),
+    noted_in: str | os.PathLike | None = None,
 ) -> bool:
     """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
+
+    Where it can be made but not be noted in ``noted_in``, the folder of the images, that is said.
 
     Returns:
         True.
@@ -144,6 +148,8 @@ def check_request(
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
         check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
+        if noted_in is not None:
+            check_noted(noted_in)
     return True
 
 
@@ -236,14 +242,15 @@ class SelectionSaver:
         regions = select_regions([cover(scores, self.taken) for scores in pool], self.strategy, self.budget, self.seed)
         cost = cost_of(regions)
         read = remembering(self.read)
+        probability, score = remembering(self.store.probability), remembering(self.store.score)
         pictures = {"regions": regions, "items": self.items, "read": read}
         if self.report:
             overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
             write_report(
                 self.output_dir / "report.html",
                 **pictures,
-                predictions=self.store.probability,
-                maps=self.store.score,
+                predictions=probability,
+                maps=score,
                 cost=cost.as_dict(),
                 settings=report_settings(self.budget, self.strategy, self.created_with),
                 rounds=self.rounds,
@@ -255,8 +262,8 @@ class SelectionSaver:
                     **pictures,
                     window_scores=np.concatenate([scores.window_scores for scores in pool]),
                     cost=cost,
-                    probability=self.store.probability,
-                    score=self.store.score,
+                    probability=probability,
+                    score=score,
                     per_view=per_view,
                 )
         left_out = {"left_out": len(self.taken)} if self.taken else {}

@@ -9,6 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
+from monai_kwtl.allocator import freed_memory_is_kept
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
 
@@ -49,8 +50,9 @@ class TiledInferer(Inferer):
 
     Args:
         tile: largest side, in pixels, of what the network sees at once without its margin; rounded down to a multiple
-            of the stride. None: 384 on CPUs, whose caches hold the layers of such a tile, and 1536 elsewhere. Memory
-            grows with its square: about 0.6 GiB per batch item for FCRN at 1536.
+            of the stride. None: 384 on CPUs, whose caches hold the layers of such a tile, but 1024 where freed memory
+            is kept (:mod:`monai_kwtl.allocator`), and 1536 elsewhere. Memory grows with its square: about 0.6 GiB per
+            batch item for FCRN at 1536.
         halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 23 px.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
         amp: whether the network runs under bfloat16 autocast; ``None``: where the device multiplies bfloat16 natively
@@ -163,8 +165,11 @@ _PROCESS, _PIXEL = 0.75 * 2**30, 320  # bytes: of the process with the maps of a
 
 
 def _usual_tile(device: torch.device | str) -> int:
-    # a layer of 32 channels at 384 pixels with their margin is 12 MB in bfloat16; larger ones wait for the memory
-    return 384 if torch.device(device).type == "cpu" else 1536
+    if torch.device(device).type != "cpu":
+        return 1536
+    # a layer of 32 channels at 384 pixels with their margin is 12 MB in bfloat16; larger ones wait for the memory, most
+    # of all where the system has to find and to zero it anew for each of them
+    return 1024 if freed_memory_is_kept() else 384
 
 
 def tile_within(max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last_3d if volume else torch.channels_last)
 
 
+class _Measured(Exception):  # noqa: N818 - no error
+    """All statistics of a batch are known: the last layer need not normalise it, nor those behind it run."""
+
+
+def _measure_and_stop(layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+    torch.batch_norm_update_stats(inputs[0], layer.running_mean, layer.running_var, layer.momentum)
+    raise _Measured
+
+
 @torch.no_grad()
 def batch_norm_statistics(
     network: nn.Module, images: Iterable[torch.Tensor], amp: bool | None = False
@@ -59,10 +69,19 @@ def batch_norm_statistics(
     for layer in layers:
         layer.train()
         layer.momentum = 1.0  # what is kept is of the last batch alone
+    called: list[_BatchNorm] = []
+    watching = [layer.register_forward_pre_hook(lambda layer, _inputs: called.append(layer)) for layer in layers]
     for batch in images if layers else ():
         for layer in layers:
             layer.reset_running_stats()
-        AutocastInferer(amp)(batch, copied)
+        with suppress(_Measured):
+            AutocastInferer(amp)(batch, copied)
+        if watching:
+            for watch in watching:
+                watch.remove()
+            watching = []
+            if len(called) == len(set(called)) == len(layers):  # the rest of the network shows nothing new
+                called[-1].register_forward_pre_hook(_measure_and_stop)
         rows.append(torch.cat([v for m in layers for v in (m.running_mean, m.running_var)]).double().cpu().numpy())
     return rows
 

@@ -17,7 +17,7 @@ from monai_kwtl.json_file import Checker, read_document, short, write_text
 from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import read_region
 
-__all__ = ["PROJECT_NAME", "now", "read_project", "regions_of", "relative", "update_project"]
+__all__ = ["PROJECT_NAME", "check_noted", "now", "read_project", "regions_of", "relative", "update_project"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -155,6 +155,22 @@ def update_project(folder: str | os.PathLike, change: Callable[[list[Round]], Se
         logger.warning(f"this round is not noted: {error}")
         return False
     return True
+
+
+def check_noted(folder: str | os.PathLike) -> bool:
+    """Say in one line, before a long run, that it will not be noted where the folder of the images is read-only.
+
+    Args:
+        folder: of the images.
+
+    Returns:
+        Whether it can be written to.
+    """
+    if _may_write(Path(folder)):
+        return True
+    path = Path(folder, PROJECT_NAME)
+    logger.info(f"{path} cannot be written (the folder is read-only): this round will not be noted there")
+    return False
 
 
 def _may_write(folder: Path) -> bool:

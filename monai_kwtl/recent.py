@@ -12,12 +12,12 @@ __all__ = ["remembering"]
 
 
 def remembering(
-    read: Callable[[Mapping[str, Any]], np.ndarray], limit: int = 1 << 26
-) -> Callable[[Mapping[str, Any]], np.ndarray]:
+    read: Callable[[Mapping[str, Any]], np.ndarray | None], limit: int = 1 << 26
+) -> Callable[[Mapping[str, Any]], np.ndarray | None]:
     """A reader that keeps what it read last.
 
     Args:
-        read: from an item of the pool to an array, which nobody changes.
+        read: from an item of the pool to an array, which nobody changes, or None.
         limit: bytes that are kept at most; a larger array is not kept at all.
 
     Returns:
@@ -25,9 +25,11 @@ def remembering(
     """
     kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
 
-    def recent(item: Mapping[str, Any]) -> np.ndarray:
+    def recent(item: Mapping[str, Any]) -> np.ndarray | None:
         key = item["image"], item.get("page")
         array = kept.pop(key) if key in kept else read(item)
+        if array is None:
+            return None
         if array.nbytes <= limit:
             kept[key] = array
         while sum(other.nbytes for other in kept.values()) > limit:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 
 from monai_kwtl.strategies import ImageScores
@@ -62,8 +63,9 @@ def unpack(stream: BinaryIO, names: tuple[str, ...]) -> dict[str, np.ndarray] | 
     """Read those of the named arrays that a packed file holds; None where it is broken."""
     try:
         with np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names if name in arrays.files}
-    # RuntimeError: zipfile's word for a member that a flipped bit declares encrypted or of an unknown method
+            return {name: _loose(arrays[name]) for name in names if name in arrays.files}
+    # RuntimeError: zipfile's word for a member that a flipped bit declares encrypted or of an unknown method, and that
+    # of the decoder
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
@@ -105,10 +107,31 @@ def unpack_map(arrays: Mapping[str, np.ndarray] | None) -> np.ndarray | None:
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays as the bytes that :func:`unpack` reads."""
+    """Arrays as the bytes that :func:`unpack` reads: a ``.npz`` file, in which maps are ``.npy`` files by Zstandard.
+
+    Deflating the maps of an image took a twelfth of the time of scoring it, for files that were hardly smaller.
+    """
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez(stream, **{name: _tight(array) for name, array in arrays.items()})
     return stream.getvalue()
+
+
+def _is_map(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 2
+
+
+def _tight(array: np.ndarray) -> np.ndarray:
+    if not _is_map(array):
+        return array
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return np.frombuffer(imagecodecs.zstd_encode(stream.getvalue(), level=1), dtype=np.uint8)
+
+
+def _loose(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim != 1:
+        return array
+    return np.load(io.BytesIO(imagecodecs.zstd_decode(array.tobytes())), allow_pickle=False)
 
 
 class ScoreStore:

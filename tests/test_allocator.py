@@ -9,11 +9,12 @@ import pytest
 SCRIPT = """
     import resource, sys
     import torch
-    from monai_kwtl.allocator import keep_freed_memory
+    from monai_kwtl.allocator import freed_memory_is_kept, keep_freed_memory
     from monai_kwtl.networks import FCRN
 
+    assert not freed_memory_is_kept()
     if sys.argv[1] == "keep":
-        assert keep_freed_memory() and keep_freed_memory()
+        assert keep_freed_memory() and keep_freed_memory() and freed_memory_is_kept()
     torch.set_num_threads(1)
     network = FCRN().to(memory_format=torch.channels_last)
     image = torch.rand(4, 1, 128, 128)

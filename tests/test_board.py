@@ -19,6 +19,7 @@ from torch import nn
 from monai_kwtl.board import ViewMaps, draw_selection, panel
 from monai_kwtl.event_files import open_log
 from monai_kwtl.networks import FCRN
+from monai_kwtl.score_store import unpack
 from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.selection import Cost, Region
 from monai_kwtl.synthetic import make_pool
@@ -99,8 +100,8 @@ def kept_map(chosen, name, image):
     """An array that the select stage has kept of an image."""
     (folder,) = (chosen.folder / "select" / "scores").iterdir()
     sha256 = next(r["image_sha256"] for r in chosen.regions if r["image"] == image)
-    with np.load(folder / f"{sha256[:32]}.npz") as arrays:
-        return arrays[name]
+    with open(folder / f"{sha256[:32]}.npz", "rb") as stream:
+        return unpack(stream, (name,))[name]
 
 
 def test_histograms_hold_the_scores_of_all_windows_and_of_those_selected(chosen):

@@ -264,3 +264,25 @@ def test_statistics_set_are_the_average_whoever_measured_them():
     set_batch_norm_statistics(other, rows)
     for name, value in one.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_batch_has_the_statistics_that_it_has_as_the_first(amp):
+    network = fcrn()
+    batches = [images(1, 1, 64, 72, seed=seed) for seed in range(3)]
+    together = batch_norm_statistics(network, batches, amp)
+    alone = [batch_norm_statistics(network, [batch], amp)[0] for batch in batches]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_layer_that_is_called_twice_keeps_its_last_statistics():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, x):
+            return self.norm(3 * self.norm(x) + 1)
+
+    rows = batch_norm_statistics(Twice(), [images(1, 1, 20, 20, seed=seed) for seed in range(3)])
+    np.testing.assert_allclose([row[0] for row in rows], 1, atol=1e-5)

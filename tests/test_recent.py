@@ -29,3 +29,10 @@ def test_the_last_ones_are_kept():
     recent(item("large", size=1000))
     recent(item("large", size=1000))
     assert asked[4:] == [("large", None)] * 2
+
+
+def test_what_is_not_there_is_asked_for_again():
+    answers = [None, np.zeros(3)]
+    recent = remembering(lambda item: answers.pop(0))
+    assert recent({"image": "a"}) is None
+    assert recent({"image": "a"}) is recent({"image": "a"})

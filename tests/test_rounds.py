@@ -165,6 +165,8 @@ def test_a_read_only_folder_is_said_and_does_no_harm(place):
     finally:
         Path("images").chmod(mode)
     assert ended.status == 0, ended.err
+    early = ended.out.index("project.json cannot be written (the folder is read-only): this round will not be noted")
+    assert early < ended.out.index("scoring images")
     assert "project.json cannot be written (the folder is read-only): this round is not noted there" in ended.out
     assert not Path("images/project.json").exists()
 

@@ -134,8 +134,10 @@ def test_what_depends_on_the_whole_image_is_not_tiled():
     assert not any(map(can_be_tiled, whole))
 
 
-def test_the_tile_grows_with_the_memory():
-    assert tile_within(None) == 384 and tile_within(None, "cuda") == 1536
+@pytest.mark.parametrize(("kept", "usual"), [(True, 1024), (False, 384)])
+def test_the_tile_grows_with_the_memory(monkeypatch, kept, usual):
+    monkeypatch.setattr("monai_kwtl.inferers.freed_memory_is_kept", lambda: kept)
+    assert tile_within(None) == usual and tile_within(None, "cuda") == 1536
     sides = [tile_within(memory, "cuda") for memory in (0.8, 1, 1.2, 8)]
     assert sides == sorted(set(sides)) and sides[0] >= 256
-    assert all(side % 16 == 0 for side in sides) and tile_within(0.8) == sides[0] < tile_within(8) == 384
+    assert all(side % 16 == 0 for side in sides) and tile_within(0.8) == sides[0] < tile_within(8) == usual

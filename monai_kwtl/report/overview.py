@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.report.pictures import for_display, place_labels, rank_colours, shrink, text_colour
+from monai_kwtl.report.pictures import PNG_EFFORT, for_display, place_labels, rank_colours, shrink, text_colour
 from monai_kwtl.selection import Region
 from monai_kwtl.whole_files import written_whole
 
@@ -105,7 +105,7 @@ def overview_picture(
         more = f"and {_count(len(groups) - len(shown), 'more image')}"
         draw.text((MARGIN, top), more, font=_font(22), fill=FAINT)
     with written_whole(path) as unfinished:
-        canvas.save(unfinished, "PNG")
+        canvas.save(unfinished, "PNG", compress_level=PNG_EFFORT)
     return Path(path)
 
 

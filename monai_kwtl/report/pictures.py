@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 
+import contourpy
 import matplotlib
 import numpy as np
 from PIL import Image
-from skimage.measure import find_contours
 
 __all__ = [
+    "PNG_EFFORT",
     "colourise",
     "data_uri",
     "for_display",
@@ -25,6 +27,7 @@ __all__ = [
 SCORE_COLOURS = "magma"
 RANK_COLOURS = "plasma"
 LARGEST_GAIN = 8.0
+PNG_EFFORT = 1  # of zlib; the usual 6 takes three times as long, for files that are as large
 
 
 def for_display(image: np.ndarray) -> np.ndarray:
@@ -41,10 +44,21 @@ def for_display(image: np.ndarray) -> np.ndarray:
     """
     pixels = np.asarray(image)[0]
     stride = max(1, int(np.sqrt(pixels.size / 1e6)))
-    low, high = np.percentile(pixels[::stride, ::stride], (0.1, 99.9))
+    looked_at = np.ascontiguousarray(pixels[::stride, ::stride])
+    low, high = _percentiles(Image.fromarray(looked_at).histogram(), (0.1, 99.9))
     gain = min(255.0 / max(high - low, 1.0), LARGEST_GAIN)
-    table = np.clip((np.arange(256) - low) * gain, 0, 255)
-    return np.rint(table).astype(np.uint8)[pixels]
+    table = np.rint(np.clip((np.arange(256) - low) * gain, 0, 255))
+    return np.array(Image.fromarray(pixels).point(table.astype(int).tolist()))
+
+
+def _percentiles(histogram: Sequence[int], wanted: Sequence[float]) -> list[float]:
+    """Percentiles of grey values out of their counts, interpolated as ``numpy.percentile`` does."""
+    below = np.cumsum(histogram)
+    found = []
+    for place in (np.asarray(wanted) / 100) * (below[-1] - 1):
+        lower, upper = np.searchsorted(below, (np.floor(place), np.ceil(place)), side="right")
+        found.append(float(lower + (upper - lower) * (place - np.floor(place))))
+    return found
 
 
 def shrink(array: np.ndarray, longest: int) -> np.ndarray:
@@ -78,17 +92,24 @@ def colourise(values: np.ndarray, low: float, high: float) -> np.ndarray:
         uint8 RGB, shape (H, W, 3).
     """
     scaled = (np.nan_to_num(np.asarray(values, dtype=np.float64), nan=low) - low) / max(high - low, 1e-12)
-    return matplotlib.colormaps[SCORE_COLOURS](np.clip(scaled, 0, 1), bytes=True)[..., :3]
+    table = _colour_table()
+    return table[np.minimum(np.clip(scaled, 0, 1) * len(table), len(table) - 1).astype(np.uint8)]
+
+
+@lru_cache(maxsize=1)
+def _colour_table() -> np.ndarray:
+    """The 256 colours of score maps, uint8 (256, 3); each look into matplotlib's register makes the map anew."""
+    return matplotlib.colormaps[SCORE_COLOURS](np.arange(256), bytes=True)[:, :3]
 
 
 def score_gradient(stops: int = 12) -> list[str]:
     """The colours of :func:`colourise` from low to high, as ``#rrggbb``."""
-    return [_hexadecimal(matplotlib.colormaps[SCORE_COLOURS](value)) for value in np.linspace(0, 1, stops)]
+    return [_hexadecimal(colour) for colour in matplotlib.colormaps[SCORE_COLOURS](np.linspace(0, 1, stops))]
 
 
 def rank_colours(count: int) -> list[str]:
     """One colour for each rank, from bright yellow (rank 1) to violet, as ``#rrggbb``."""
-    return [_hexadecimal(matplotlib.colormaps[RANK_COLOURS](value)) for value in np.linspace(0.95, 0.3, count)]
+    return [_hexadecimal(colour) for colour in matplotlib.colormaps[RANK_COLOURS](np.linspace(0.95, 0.3, count))]
 
 
 def text_colour(background: str) -> str:
@@ -100,6 +121,13 @@ def text_colour(background: str) -> str:
 
 def _hexadecimal(colour: Sequence[float]) -> str:
     return "#" + "".join(f"{round(255 * value):02x}" for value in colour[:3])
+
+
+def _jpeg(array: np.ndarray, quality: int) -> bytes:
+    """A picture, uint8 (H, W) or (H, W, 3), as a JPEG file with colours as sharp as brightness."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
 
 
 def data_uri(array: np.ndarray, largest: int) -> str:
@@ -114,16 +142,14 @@ def data_uri(array: np.ndarray, largest: int) -> str:
     Returns:
         ``data:image/jpeg;base64,...``
     """
-    picture = Image.fromarray(array)
     for quality in (88, 78, 65, 50, 35):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, subsampling=0)
-        if file.tell() <= largest:
+        packed = _jpeg(array, quality)
+        if len(packed) <= largest:
             break
     else:
         if max(array.shape[:2]) > 16:
             return data_uri(shrink(array, max(array.shape[:2]) // 2), largest)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(packed).decode("ascii")
 
 
 def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
@@ -141,7 +167,7 @@ def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
         foreground.
     """
     padded = np.pad(np.nan_to_num(np.asarray(probability, dtype=np.float64)), 1)
-    contours = [contour for contour in find_contours(padded, 0.5) if len(contour) >= 5]
+    contours = [contour for contour in contourpy.contour_generator(z=padded).lines(0.5) if len(contour) >= 5]
     contours.sort(key=len, reverse=True)
     pieces: list[str] = []
     for thin in (2, 3, 4, 6, 8):
@@ -162,8 +188,8 @@ def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
 
 
 def _polygon(points: np.ndarray) -> str:
-    """A closed path through (row, column) points, relative from point to point: the shortest text."""
-    tenths = np.rint(points[:, ::-1] * 10).astype(int)
+    """A closed path through (x, y) points, relative from point to point: the shortest text."""
+    tenths = np.rint(points * 10).astype(int)
     steps = " ".join(map(str, np.diff(tenths, axis=0).ravel().tolist())).replace(" -", "-")
     return f"M{tenths[0, 0]} {tenths[0, 1]}l{steps}z"
 

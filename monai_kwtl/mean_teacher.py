@@ -26,7 +26,7 @@ from monai_kwtl.normalization import batch_norm_layers
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
-from monai_kwtl.tuning import TuningLog
+from monai_kwtl.tuning import TuningLog, falling_rate
 
 __all__ = ["MeanTeacherTrainer", "consistency_weight", "make_teacher", "tune_mean_teacher", "unlabelled_images"]
 
@@ -208,6 +208,7 @@ def tune_mean_teacher(
     warm_up: int | None = None,
     loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     seed: int | Sequence[int] = 0,
+    falling: bool = False,
 ) -> nn.Module:
     """Tune a network on a support set and an unlabelled pool, with Adam.
 
@@ -224,6 +225,7 @@ def tune_mean_teacher(
         warm_up: steps on the support set alone; None: a fifth of all.
         loss_function: of the labelled crops; None: :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
         seed: of views and boxes.
+        falling: whether the rate falls in a straight line to 0.
 
     Returns:
         The teacher, another network, in evaluation mode. Its batch-norm statistics are the student's: fit them to the
@@ -235,6 +237,7 @@ def tune_mean_teacher(
     check_whole_number("steps", steps, 1)
     if len(support_crops) < steps:
         raise KWTLError(f"the labelled crops are for {len(support_crops)} steps, not for {steps}; make more of them.")
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     trainer = MeanTeacherTrainer(
         unlabelled=pool_crops,
         teacher=make_teacher(network, decay),
@@ -245,10 +248,10 @@ def tune_mean_teacher(
         epoch_length=steps,
         train_data_loader=DataLoader(Subset(support_crops, range(steps)), batch_size=None),
         network=network,
-        optimizer=torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay),
+        optimizer=optimizer,
         loss_function=ForegroundWeightedBCE() if loss_function is None else loss_function,
         inferer=AutocastInferer(amp),
-        train_handlers=[TuningLog(None)],
+        train_handlers=[TuningLog(None), *([falling_rate(optimizer, steps)] if falling else [])],
     )
     trainer.run()
     return trainer.teacher.module.requires_grad_(True).eval()

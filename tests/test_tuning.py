@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from itertools import count
 from types import SimpleNamespace
 
@@ -26,7 +27,15 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks import FCRN
 from monai_kwtl.support import hold_out, read_support
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.tuning import TuningLog, WeightsSaver, check_stage_output, crop_dataset, pool_hash, run_stage
+from monai_kwtl.tuning import (
+    TuningLog,
+    WeightsSaver,
+    check_stage_output,
+    crop_dataset,
+    falling_rate,
+    pool_hash,
+    run_stage,
+)
 
 QUICK = {"device": "cpu", "amp": "false", "crop": 24}
 
@@ -470,3 +479,16 @@ def test_a_finished_stage_and_one_to_skip_do_nothing(tmp_path, caplog):
         assert stage(tmp_path, checkpoint, **options) == ([], [])
         assert checkpoint.calls == []
     assert caplog.messages == [f"{tmp_path / 'model.pt'} is finished: nothing to do"]
+
+
+def test_the_learning_rate_falls_in_a_straight_line():
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    rates = []
+    trainer = Engine(lambda engine, batch: rates.append(optimizer.param_groups[0]["lr"]))
+    falling_rate(optimizer, 5).attach(trainer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch: nothing is optimised here
+        trainer.run(range(5))
+    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+    assert optimizer.param_groups[0]["lr"] == 0

@@ -249,7 +249,7 @@ class Case:
         }
         if key.method != "pretext_only":
             settings |= {"seed": self.derived_seed("support"), "grid_step": None}
-            settings |= {name: getattr(plan, name) for name in ("support_steps", "support_epochs", *_TRAINING)}
+            settings |= {name: getattr(plan, name) for name in ("support_steps", "support_epochs", "decay", *_TRAINING)}
             if plan.support_steps is None:
                 settings["grid_step"] = config.target(self.target).step
         if departures := VARIANTS[key.variant].tuning.departures():

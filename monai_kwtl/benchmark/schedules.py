@@ -31,6 +31,7 @@ class Schedule:
         norm_images: images of the pool that batch-norm statistics are re-estimated on, evenly spread over it.
         exact: whether windows are scored one by one, each auto-contrasted by itself, instead of densely.
         learning_rate: of Adam in the pretext and support tuning.
+        decay: whether it falls in a straight line to 0 in the support tuning, so that the last step does not decide.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Schedule:
     norm_images: int
     exact: bool
     learning_rate: float = 1e-4
+    decay: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """All settings by name."""
@@ -58,7 +60,7 @@ SCHEDULES = {
     for schedule in (
         Schedule("paper", 300, 30, 5, 100, None, 100, None, 20, 256, 64, 32, exact=True),
         # ten times the rate and half the batch come as far in a quarter of the steps (docs/benchmark.md)
-        Schedule("cpu", 40, 30, 5, 40, 200, 0, 200, 0, 128, 4, 8, exact=False, learning_rate=1e-3),
+        Schedule("cpu", 40, 30, 5, 40, 200, 0, 200, 0, 128, 4, 8, exact=False, learning_rate=1e-3, decay=True),
         Schedule("tiny", 1, 2, 2, 4, 3, 0, 3, 0, 32, 2, 2, exact=False),
     )
 }

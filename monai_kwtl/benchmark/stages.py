@@ -37,7 +37,7 @@ from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
-from monai_kwtl.tuning import TuningLog, crop_dataset
+from monai_kwtl.tuning import TuningLog, crop_dataset, falling_rate
 from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = ["Bench", "predict", "tune"]
@@ -53,6 +53,7 @@ def tune(
     num_workers: int = 0,
     learning_rate: float = 1e-4,
     loss: torch.nn.Module | None = None,
+    decay: bool = False,
 ) -> None:
     """Train a network, in place, on every batch of a data set, with Adam (weight decay 5e-4) as the stages do.
 
@@ -64,22 +65,27 @@ def tune(
         num_workers: processes that cut crops ahead.
         learning_rate: of Adam.
         loss: None: the paper's, :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
+        decay: whether the rate falls in a straight line from ``learning_rate`` to 0.
 
     Raises:
         KWTLError: when the loss is no number any more.
     """
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4)
+    handlers: list[Any] = [TuningLog(None)]
+    if decay:
+        handlers.append(falling_rate(optimizer, dataset.steps))
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,
         epoch_length=dataset.steps,
         train_data_loader=DataLoader(dataset, batch_size=None, num_workers=num_workers),
         network=network,
-        optimizer=torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4),
+        optimizer=optimizer,
         loss_function=ForegroundWeightedBCE() if loss is None else loss,
         prepare_batch=prepare_crops,
         inferer=AutocastInferer(amp),
         decollate=False,
-        train_handlers=[TuningLog(None)],
+        train_handlers=handlers,
     )
     trainer.run()
 
@@ -266,13 +272,14 @@ class Bench:
         crops = self._crops(support, steps, how.steps * plan.support_epochs, seed, **further)
         loss = loss_function(how.foreground_weight, crops, how.loss, share)
         if not how.teacher:
-            tune(network, crops, self.device, self.amp, self.config.num_workers, plan.learning_rate, loss)
+            rate = plan.learning_rate
+            tune(network, crops, self.device, self.amp, self.config.num_workers, rate, loss, plan.decay)
             return network
         pool = unlabelled_images(self.case.pool)
         unlabelled = CropDataset(pool, crops.steps, size=plan.crop, batch_size=plan.batch_size, seed=(seed, 1))
         taught = tune_mean_teacher(
             network, crops, unlabelled, self.device, self.amp, crops.steps, plan.learning_rate,
-            loss_function=loss, seed=(seed, 2),
+            loss_function=loss, seed=(seed, 2), falling=plan.decay,
         )  # fmt: skip
         return taught
 

@@ -26,7 +26,7 @@ from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
 from monai_kwtl.selection import Budget, Region, check_free, cost_of, cover, select_regions
-from monai_kwtl.strategies import STRATEGIES
+from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
 from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
 from monai_kwtl.window_inferer import WindowScoreInferer
 from monai_kwtl.windows import WindowGrid
@@ -138,12 +138,12 @@ def check_request(
         True.
 
     Raises:
-        KWTLError: as :class:`SelectionSaver` does, for coverage of exact scores, which have no map, and where every
-            window overlaps what is labelled or handed out already.
+        KWTLError: as :class:`SelectionSaver` does, for strategies that need the map that exact scores have not, and
+            where every window overlaps what is labelled or handed out already.
     """
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
-    if strategy == "coverage" and inferer.exact:
-        raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
+    if strategy in MAP_STRATEGIES and inferer.exact:
+        raise KWTLError(f"strategy {strategy!r} needs score maps; exact scoring has none: use --exact false or top_k.")
     if taken and strategy != "coverage":
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():

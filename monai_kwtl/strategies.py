@@ -11,7 +11,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.feature_strategies import herding, k_centre, typical
 from monai_kwtl.taking import Coverage, ImageScores, flat_windows, free_windows, take_apart, take_in_order
 
-__all__ = ["FEATURE_STRATEGIES", "STRATEGIES", "ImageScores", "flat_windows"]
+__all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES", "ImageScores", "flat_windows"]
 
 
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
@@ -119,8 +119,8 @@ def _two_thirds(pool: Sequence[ImageScores], windows: int, pixels: float, rng: n
     return take_apart(pool, windows, pixels, best)
 
 
-# they need features of the windows
-FEATURE_STRATEGIES = ("herding", "typical", "k_centre")
+FEATURE_STRATEGIES = ("herding", "typical", "k_centre")  # they need features of the windows
+MAP_STRATEGIES = ("coverage", "two_thirds")  # they need score maps
 
 STRATEGIES: dict[str, Callable[[Sequence[ImageScores], int, float, np.random.Generator], list[int]]] = {
     "top_k": _top_k,

@@ -137,6 +137,13 @@ def test_jensen_shannon_divergence_of_several_is_entropy_of_mean_less_mean_entro
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_divergence_from_views_is_that_of_scipy():
+    z, views = logits(1, 1, 6, 9), [logits(1, 1, 6, 9, seed=s) for s in (1, 2)]
+    p, others = expit(float64(z)), [expit(float64(view)) for view in views]
+    expected = sum(entropy(np.stack([p, 1 - p]), np.stack([q, 1 - q]), axis=0) for q in others)
+    np.testing.assert_allclose(consistency_map(z, views, measure="kl").numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_entropy_is_that_of_scipy_and_as_exact_for_confident_foreground_as_for_background():
     z = torch.linspace(-30, 30, 6001)
     p, q = expit(float64(z)), expit(-float64(z))
@@ -146,7 +153,7 @@ def test_entropy_is_that_of_scipy_and_as_exact_for_confident_foreground_as_for_b
     assert torch.equal(entropy_map(z), entropy_map(-z))
 
 
-@pytest.mark.parametrize("measure", ["soft", "hard", "jsd"])
+@pytest.mark.parametrize("measure", ["soft", "hard", "kl", "jsd"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_extreme_logits_stay_finite(measure, weighted):
     values = torch.tensor([-1e30, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e30])
@@ -162,7 +169,8 @@ def test_views_that_agree():
     z = logits(1, 1, 6, 9)
     own_entropy = entropy(np.stack([expit(float64(z)), expit(-float64(z))]), axis=0)
     np.testing.assert_allclose(consistency_map(z, [z, z, z]).numpy(), 3 * own_entropy, rtol=1e-5, atol=1e-6)
-    assert consistency_map(z, [z, z, z], measure="jsd").abs().max() < 1e-6
+    for measure in ("kl", "jsd"):
+        assert consistency_map(z, [z, z, z], measure=measure).abs().max() < 1e-6
     hard = -np.log(expit(np.abs(float64(z))))  # of the class that is predicted
     np.testing.assert_allclose(consistency_map(z, [z], measure="hard").numpy(), hard, rtol=1e-5, atol=1e-6)
 
@@ -178,7 +186,7 @@ def test_each_view_has_its_own_map_and_they_add_up():
 
 def test_half_precision_logits_are_scored_in_float32():
     z, view = logits(1, 1, 6, 9), logits(1, 1, 6, 9, seed=1)
-    for measure in ("soft", "hard", "jsd"):
+    for measure in ("soft", "hard", "kl", "jsd"):
         low = consistency_map(z.bfloat16(), [view.bfloat16()], measure=measure)
         assert low.dtype == torch.float32
         torch.testing.assert_close(
@@ -386,7 +394,7 @@ def test_affine_views_are_the_papers_ablation(network):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(KWTLError, match="unknown measure 'softt'.*soft, hard, jsd, entropy, mc_dropout"):
+    with pytest.raises(KWTLError, match="unknown measure 'softt'.*soft, hard, kl, jsd, entropy, mc_dropout"):
         ScoreMapInferer(measure="softt")
     with pytest.raises(KWTLError, match="unknown views 'colour'"):
         ScoreMapInferer(views="colour")

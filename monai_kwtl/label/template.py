@@ -24,7 +24,7 @@ from monai_kwtl.label.app import KWTLApp  # noqa: F401 - MONAI Label looks for i
 '''
 DESCRIPTION = {
     "app": "settings of the label app; a change holds from the next start of the server on",
-    "measure": "of strategy and scoring method kwtl: soft, hard or jsd; as in select.json",
+    "measure": "of strategy and scoring method kwtl: soft, hard, kl or jsd; as in select.json",
     "window": "side of a region, in pixels",
     "step": "distance between windows, in pixels",
     "lease_minutes": "how long a region stays with a client that does not send its label",

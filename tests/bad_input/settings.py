@@ -64,10 +64,11 @@ SELECTING = [
     ),
     case(
         "select",
-        "unknown strategy 'best'; use one of top_k, coverage, random, stratified_random, strided, foreground_random.",
+        "unknown strategy 'best'; use one of top_k, coverage, random, stratified_random, strided, foreground_random, "
+        "power, two_thirds, herding, typical, k_centre.",
         strategy="best",
     ),
-    case("select", "unknown measure 'doubt'; use one of soft, hard, jsd, entropy, mc_dropout.", measure="doubt"),
+    case("select", "unknown measure 'doubt'; use one of soft, hard, kl, jsd, entropy, mc_dropout.", measure="doubt"),
     case("select", "unknown views 'mirror'; use intensity or affine.", views="mirror"),
     case("select", "unknown views 3; use intensity or affine.", views=3),
     case(

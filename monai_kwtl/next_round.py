@@ -17,7 +17,7 @@ from monai_kwtl.region_masks import MaskFolder, check_images
 from monai_kwtl.selection import Region
 from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
 
-__all__ = ["scoring_weights", "stage_of_round", "starting_weights", "taken_regions"]
+__all__ = ["predicting_weights", "scoring_weights", "stage_of_round", "starting_weights", "taken_regions"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -87,7 +87,21 @@ def scoring_weights(labels: str | os.PathLike | None, dataset: str | os.PathLike
         dataset: folder whose ``project.json`` tells of the trainings; None: of none.
         own: weights to take otherwise.
     """
-    if labels is None or dataset is None:
+    return own if labels is None else _last_model(dataset, own, "scores")
+
+
+def predicting_weights(dataset: str | os.PathLike | None, own: str) -> str:
+    """The weights that segment images: those of the last training on masks of these images that are still there.
+
+    Args:
+        dataset: folder whose ``project.json`` tells of the trainings; None: of none.
+        own: weights to take where there are none.
+    """
+    return _last_model(dataset, own, "predicts")
+
+
+def _last_model(dataset: str | os.PathLike | None, own: str, does: str) -> str:
+    if dataset is None:
         return own
     for entry in reversed(read_project(dataset)):
         model = entry["model"]
@@ -95,7 +109,7 @@ def scoring_weights(labels: str | os.PathLike | None, dataset: str | os.PathLike
             continue
         path = Path(dataset, model["path"])
         if path.is_file() and file_sha256(path) == model["sha256"]:
-            logger.info(f"the model of round {entry['round']} scores: {os.path.relpath(path)}")
+            logger.info(f"the model of round {entry['round']} {does}: {os.path.relpath(path)}")
             return str(path)
         logger.warning(f"the model of round {entry['round']} is not in {path} any more")
     return own

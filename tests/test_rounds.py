@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 import threading
@@ -18,12 +19,13 @@ from PIL import Image
 from stage_here import random_weights, run
 
 from monai_kwtl import project
+from monai_kwtl.bundle import file_sha256
 from monai_kwtl.cli import main
 from monai_kwtl.data import load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.work import export_regions, import_regions
 from monai_kwtl.mask_record import MaskRecord, read_record, write_record
-from monai_kwtl.next_round import scoring_weights, taken_regions
+from monai_kwtl.next_round import predicting_weights, scoring_weights, taken_regions
 from monai_kwtl.project import read_project, update_project
 from monai_kwtl.report.rounds import rounds_picture
 from monai_kwtl.rounds import curve, mask_facts, note_selection
@@ -331,6 +333,18 @@ def test_a_model_that_is_gone_does_not_score(place, caplog):
     assert scoring_weights("masks", "images", "own.pt") == "own.pt"
     assert "is not in images/../gone.pt any more" in caplog.text
     assert scoring_weights(None, "images", "own.pt") == "own.pt"
+
+
+def test_the_last_model_predicts_where_it_is_there(place, caplog):
+    caplog.set_level(logging.INFO, logger="monai_kwtl")
+    assert predicting_weights("images", "own.pt") == predicting_weights(None, "own.pt") == "own.pt"
+    first, second = ({"selection": selection_entry(), "masks": None} for _ in range(2))
+    model = {"time": "", "labelled_images": 1, "held_out_images": 0, "held_out_iou": None}
+    first["model"] = {"path": "../start.pt", "sha256": file_sha256("start.pt"), **model}
+    second["model"] = {"path": "../gone.pt", "sha256": "0" * 64, **model}
+    assert update_project("images", lambda rounds: [first, second])
+    assert Path(predicting_weights("images", "own.pt")).resolve() == Path("start.pt").resolve()
+    assert caplog.messages[-1] == "the model of round 1 predicts: start.pt"
 
 
 def test_facts_of_masks_are_counted(tmp_path):

@@ -34,7 +34,11 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(done.finished)} of {len(done.regions)} regions are finished, {done.objects} objects in them")
     if done.unfinished:
         print(f"annotated, but not finished: rank {', '.join(map(str, done.unfinished))}")
-    print(f"{done.written} masks written to {options.output}, {done.replaced} of them replace others")
+    there = len(done.finished) - done.written
+    print(
+        f"{done.written} masks written to {options.output}, {done.replaced} of them replace others"
+        + (f"; {there} were there already, and are the same" if there > 0 else "")
+    )
     _go_on(done, options)
     return 0
 

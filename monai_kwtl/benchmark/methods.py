@@ -152,6 +152,7 @@ VARIANTS: dict[str, Variant] = {
     "flips": Variant(tuning=Tuning(flips=True)),
     "mean_teacher": Variant(tuning=Tuning(teacher=True)),
     "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
+    "dice_bce_long": Variant(tuning=Tuning("dice_bce", steps=2)),
     "recipe": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, flips=True)),
     "recipe_teacher": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, teacher=True, flips=True)),
 }

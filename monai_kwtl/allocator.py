@@ -9,7 +9,8 @@ from functools import lru_cache
 __all__ = ["freed_memory_is_kept", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_LARGEST_KEPT = 1 << 27  # bytes; a layer of a training step is smaller, the grey values of a slide are not
+# bytes; a layer of a training step is smaller, the grey values of a slide are not. Some versions take 32 MiB at most
+_LARGEST_KEPT = (1 << 27, 1 << 25)
 
 
 @lru_cache(maxsize=1)
@@ -28,7 +29,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) and mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT))
+    return any(mallopt(_MMAP_THRESHOLD, size) and mallopt(_TRIM_THRESHOLD, 2 * size) for size in _LARGEST_KEPT)
 
 
 def freed_memory_is_kept() -> bool:

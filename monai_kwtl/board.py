@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.report.pictures import PNG_EFFORT, colourise, for_display
-from monai_kwtl.scoring import CONSISTENCY_MEASURES, normalize, view_disagreements
+from monai_kwtl.scoring import CONSISTENCY_MEASURES, bernoulli_entropy, normalize, view_disagreements
 from monai_kwtl.selection import Cost, Region
 from monai_kwtl.summary import image_title
 from monai_kwtl.window_inferer import LARGEST_MAP, WindowScoreInferer
@@ -136,7 +136,7 @@ def draw_selection(
 
 
 class ViewMaps:
-    """Score map of each view of a region, for pictures: the maps of ``soft`` and ``hard`` add up to the score.
+    """Score map of each view of a region, for pictures: the maps of ``soft``, ``hard`` and ``kl`` add up to the score.
 
     Args:
         inferer: whose views are drawn; a measure without views gives nothing.
@@ -170,7 +170,11 @@ class ViewMaps:
             logits, *seen = (inferer.region(normalize(image), network, *where).float() for image in images)
             where = (slice(None), slice(None))
         target = "hard" if self.scorer.measure == "hard" else "soft"
-        maps = view_disagreements(logits, seen, target=target, weighted=self.scorer.weighted)
+        maps = view_disagreements(
+            logits, seen, target=target, weighted=self.scorer.weighted and self.scorer.measure != "kl"
+        )
+        if self.scorer.measure == "kl":
+            maps = [(values - bernoulli_entropy(logits)).clamp_min(0.0) for values in maps]
         named: dict[str, np.ndarray] = {}
         for view, values in zip(self.scorer.views, maps, strict=True):
             name = getattr(view, "name", type(view).__name__)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as byte_by_byte
-from tensorboard.summary.writer import record_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.checksums import masked_crc32c
@@ -14,6 +12,13 @@ from monai_kwtl.checksums import masked_crc32c
 __all__ = ["open_log", "remove_log"]
 
 _LONG = 4096  # bytes of a record; shorter ones are summed up quickly in any case
+
+
+try:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as byte_by_byte
+    from tensorboard.summary.writer import record_writer
+except ImportError:  # they are no public names: without them a log takes longer
+    record_writer = None
 
 
 def _sum_of(data: bytes) -> int:
@@ -45,7 +50,8 @@ def open_log(folder: str | os.PathLike, stage: str, after: int = 0) -> SummaryWr
     Returns:
         The writer.
     """
-    record_writer.masked_crc32c = _sum_of  # its own takes 0.1 s a megabyte, as long as all else that draws pictures
+    if hasattr(record_writer, "masked_crc32c"):
+        record_writer.masked_crc32c = _sum_of  # its own takes 0.1 s a megabyte, as long as all else that draws pictures
     if not after:
         remove_log(folder, stage)
     return SummaryWriter(str(folder), purge_step=after + 1 if after else None, filename_suffix=f".{stage}")

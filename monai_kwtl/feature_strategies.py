@@ -79,6 +79,8 @@ def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
 def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -> float:
     """Exponent beta of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten on, between by logarithm.
 
+    What is labelled or handed out already counts as well.
+
     Args:
         windows: largest number of windows.
         pixels: largest number of distinct pixels.
@@ -86,7 +88,8 @@ def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -
     """
     area = np.mean([image.grid.height * image.grid.width for image in pool])
     size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
-    return float(np.clip(np.log10(max(min(windows * size, pixels) / area, 1e-9)), 0.0, 1.0))
+    spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
+    return float(np.clip(np.log10(max((spent + min(windows * size, pixels)) / area, 1e-9)), 0.0, 1.0))
 
 
 def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
@@ -136,24 +139,45 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     return take_apart(pool, windows, pixels, best)
 
 
-def _clusters(pool: Sequence[ImageScores], windows: int, pixels: float) -> int:
-    """How many windows of the pool's usual size a budget holds, at least one."""
+def _clusters(pool: Sequence[ImageScores], windows: float, pixels: float, least: int = 1) -> int:
+    """How many windows of the pool's usual size a budget holds."""
     size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
-    return max(1, int(min(windows, pixels / size)))
+    return max(least, int(min(windows, pixels / size)))
+
+
+def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points to begin k-means with, drawn one by one with the squared distance to those before (k-means++)."""
+    chosen = [int(rng.integers(len(points)))]
+    distance = ((points - points[chosen[0]]) ** 2).sum(1)
+    while len(chosen) < count:
+        total = distance.sum()
+        drawn = rng.random() * total
+        chosen.append(int(min(np.searchsorted(np.cumsum(distance), drawn, side="right"), len(points) - 1)))
+        np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1), out=distance)
+    return points[chosen]
 
 
 def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """The windows in the middle of clusters of alike ones (k-means, a cluster for each window that the budget holds).
+    """The windows in the middle of clusters of alike ones (TypiClust, Hacohen, Dekel and Weinshall 2022, by k-means).
 
-    Larger clusters come first; where the window nearest to a centre may not be taken, the next nearest is.
+    There is a cluster for each window that the budget holds, and for each that would hold what is labelled or handed
+    out already; clusters with a labelled window are passed over. Larger clusters come first; where the window nearest
+    to a centre may not be taken, the next nearest is.
     """
     points = _points(pool, "typical")
+    labelled = _labelled(pool)
     sample = _evenly(len(points), MOST_POINTS)
-    count = min(_clusters(pool, windows, pixels), len(np.unique(points[sample], axis=0)))
+    seen = points[sample].astype(np.float64)
+    spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
+    count = min(_clusters(pool, windows, pixels) + _clusters(pool, np.inf, spent, 0), len(np.unique(seen, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cluster that has run empty, which is left out below
-        centres, members = kmeans2(points[sample].astype(np.float64), count, minit="++", rng=rng)
+        centres, members = kmeans2(seen, _distant(seen, count, rng), minit="matrix")
     sizes = np.bincount(members, minlength=count)
+    if labelled.any():
+        owners = ((points[labelled].astype(np.float64)[:, None] - centres) ** 2).sum(-1).argmin(1)
+        if np.count_nonzero(np.delete(sizes, np.unique(owners))):
+            sizes[owners] = 0
     centres = centres[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes)]
     turn = 0
 

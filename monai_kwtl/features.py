@@ -15,7 +15,8 @@ from monai_kwtl.windows import WindowGrid, block_sums
 
 __all__ = ["window_features"]
 
-_MOST_BYTES = 2 << 30  # of the sums over cells
+_MOST_BYTES = 3 << 29  # of the sums over cells
+_GROUP = 64  # channels that are summed up over windows at once
 
 
 def _has_latent(network: nn.Module) -> bool:
@@ -74,22 +75,26 @@ def window_features(
         probability = F.avg_pool2d(torch.sigmoid(logits.float()), stride)[0, 0][seen].cpu().numpy()
         values = latent[0].float()[(slice(None), *seen)].cpu().numpy()
         if cells is None:
-            if 2 * len(values) * weight.size * 8 > _MOST_BYTES:
+            if 2 * len(values) * weight.size * 4 > _MOST_BYTES:
                 raise KWTLError(f"an image has {len(grid)} windows, too many to compare; use a larger --step.")
-            cells = np.zeros((2 * len(values), *weight.shape))
+            cells = np.zeros((2 * len(values), *weight.shape), dtype=np.float32)
         _add(cells, rows, columns, kept, np.concatenate([values, values * probability]))
         _add(weight[None], rows, columns, kept, probability[None])
     if cells is None:  # cannot be: an image has at least one tile
         raise KWTLError("the image is empty.")
     spans = tuple(np.searchsorted(*pair) for pair in ((rows, top), (rows, bottom), (columns, left), (columns, right)))
-    area = np.outer(bottom - top, right - left)
-    sums = block_sums(cells, spans)
-    half = len(sums) // 2
-    weights = block_sums(weight, spans)
-    parts = [sums[:half] / area, sums[half:] / np.maximum(weights, 1e-6)]
-    lengths = [np.sqrt((part**2).sum(0)) for part in parts]
-    vectors = [part / np.maximum(length, 1e-12) * np.sqrt(0.5) for part, length in zip(parts, lengths, strict=True)]
-    return np.concatenate(vectors).reshape(2 * half, -1).T.astype(np.float16)
+    divisors = np.outer(bottom - top, right - left), np.maximum(block_sums(weight, spans), 1e-6)
+    half = len(cells) // 2
+    means = np.empty((len(grid), 2 * half), dtype=np.float32)
+    for first in range(0, 2 * half, _GROUP):
+        for part in (slice(first, min(first + _GROUP, half)), slice(max(first, half), first + _GROUP)):
+            if part.start < part.stop:  # a group may lie in both halves
+                sums = block_sums(cells[part].astype(np.float64), spans) / divisors[part.start >= half]
+                means[:, part] = sums.reshape(len(sums), -1).T
+    for part in (slice(0, half), slice(half, None)):
+        length = np.sqrt((means[:, part].astype(np.float64) ** 2).sum(1, keepdims=True))
+        means[:, part] *= np.sqrt(0.5) / np.maximum(length, 1e-12)
+    return means.astype(np.float16)
 
 
 def _add(

@@ -22,13 +22,20 @@ from monai_kwtl.engines import CropSource
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 from monai_kwtl.inferers import AutocastInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
-from monai_kwtl.normalization import batch_norm_layers
+from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
 from monai_kwtl.tuning import TuningLog, falling_rate
 
-__all__ = ["MeanTeacherTrainer", "consistency_weight", "make_teacher", "tune_mean_teacher", "unlabelled_images"]
+__all__ = [
+    "MeanTeacherTrainer",
+    "OwnStatistics",
+    "consistency_weight",
+    "make_teacher",
+    "tune_mean_teacher",
+    "unlabelled_images",
+]
 
 
 def unlabelled_images(
@@ -193,6 +200,26 @@ class MeanTeacherTrainer(SupervisedTrainer):
         probability = torch.sigmoid(self.inferer(weak, self.teacher).float())
         self.teacher.eval()
         return probability
+
+
+class OwnStatistics(nn.Module):
+    """A network that normalises each input by the statistics of that input, for validating a teacher while it learns.
+
+    The running statistics are those of the student, of labelled and of changed crops, and fit neither; in use they are
+    fitted to the pool.
+
+    Args:
+        network: looked at anew at each call, and left as it is.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.stride = getattr(network, "stride", 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of ``x``; shapes are those of the network."""
+        return use_batch_statistics(self.network)(x)
 
 
 def tune_mean_teacher(

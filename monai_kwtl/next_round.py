@@ -97,7 +97,11 @@ def predicting_weights(dataset: str | os.PathLike | None, own: str) -> str:
         dataset: folder whose ``project.json`` tells of the trainings; None: of none.
         own: weights to take where there are none.
     """
-    return _last_model(dataset, own, "predicts")
+    try:
+        return _last_model(dataset, own, "predicts")
+    except KWTLError as error:
+        logger.warning(f"the weights of the bundle predict, because what was trained is not known: {error}")
+        return own
 
 
 def _last_model(dataset: str | os.PathLike | None, own: str, does: str) -> str:

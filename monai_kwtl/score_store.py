@@ -177,7 +177,8 @@ class ScoreStore:
     def get(self, item: Mapping[str, Any]) -> ImageScores | None:
         """Return the scores of an item, or None where they have to be computed."""
         grid = WindowGrid(item["height"], item["width"], self.window, self.step)
-        scores = unpack_scores(item, grid, self._load(item, SCORES))
+        names = SCORES if self.features else tuple(name for name in SCORES if name != "features")
+        scores = unpack_scores(item, grid, self._load(item, names))
         return None if scores is not None and self.features and scores.features is None else scores
 
     def probability(self, item: Mapping[str, Any]) -> np.ndarray | None:

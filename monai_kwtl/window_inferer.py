@@ -105,6 +105,8 @@ class WindowScoreInferer(Inferer):
         tensor = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         image = ImageInMemory(tensor) if isinstance(tensor, torch.Tensor) else tensor
         grid = WindowGrid(image.height, image.width, window=self.window, step=self.step)
+        # first, because it may refuse
+        features = window_features(image, network, grid, self.scorer.inferer) if self.features else None
         score, foreground, on_foreground = CellReduction(grid), CellReduction(grid), CellReduction(grid)
         maps = None
         if image.height * image.width <= LARGEST_MAP:
@@ -135,7 +137,7 @@ class WindowScoreInferer(Inferer):
             "window_scores": window_scores,
             "foreground": grid.window_means(foreground.cells),
             "foreground_scores": None if self.exact else grid.window_means(on_foreground.cells),
-            "features": window_features(image, network, grid, self.scorer.inferer) if self.features else None,
+            "features": features,
             "cells": None if self.exact else score.cells,
             "score": None if maps is None else maps[0],
             "probability": None if maps is None else maps[1],

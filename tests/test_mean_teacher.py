@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -23,6 +24,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE
 from monai_kwtl.mean_teacher import (
     MeanTeacherTrainer,
+    OwnStatistics,
     consistency_weight,
     make_teacher,
     tune_mean_teacher,
@@ -428,3 +430,16 @@ def test_too_few_labelled_crops_and_a_loss_that_is_no_number_are_said():
         tune_mean_teacher(small_network(), crops(1), crops(2), "cpu", False, 7)
     with pytest.raises(KWTLError, match="the loss is nan"):
         tuned(learning_rate=1e30)
+
+
+def test_a_teacher_is_validated_by_the_statistics_of_the_image():
+    network = FCRN(features=(4, 6)).train()
+    with torch.no_grad():
+        network(torch.randn(2, 1, 16, 16) * 3 + 2)  # running statistics of something else
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    image = torch.randn(1, 1, 20, 26)
+    found = OwnStatistics(network.eval())(image)
+    reference = copy.deepcopy(network).train()
+    torch.testing.assert_close(found, reference(image))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not torch.allclose(found, network(image))

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 
 from monai_kwtl.benchmark.case import Case
-from monai_kwtl.benchmark.methods import METHODS
+from monai_kwtl.benchmark.methods import METHODS, VARIANTS
 from monai_kwtl.benchmark.rows import Key
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
@@ -114,7 +114,7 @@ def _whole_images(items: Sequence[Mapping[str, Any]]) -> list[Region]:
     ]
 
 
-def part_of(budget: Budget, number: int, rounds: int, spent: Cost) -> Budget | None:
+def part_of(budget: Budget, number: int, rounds: int, spent: Cost, least: int = 1) -> Budget | None:
     """What may be spent in a round so that all rounds together spend the budget evenly.
 
     Args:
@@ -122,25 +122,28 @@ def part_of(budget: Budget, number: int, rounds: int, spent: Cost) -> Budget | N
         number: of the round, from 1.
         rounds: how many there are.
         spent: what the rounds before have spent.
+        least: windows or pixels of the smallest window, which a round has where so much is left.
 
     Returns:
         None where nothing is left for this round.
     """
     whole, used = (budget.pixels, spent.unique_pixels) if budget.windows is None else (budget.windows, spent.windows)
-    left = round(whole * number / rounds) - used
-    return None if left < 1 else Budget(pixels=left) if budget.windows is None else Budget(windows=left)
+    left = min(max(round(whole * number / rounds) - used, least), whole - used)
+    return None if left < least else Budget(pixels=left) if budget.windows is None else Budget(windows=left)
 
 
 def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]) -> list[Region]:
     """Select in as many rounds as the method has; from the second on, the network tuned so far scores the pool."""
     method, budget, seed = METHODS[key.method], case.budget(key), case.derived_seed(key.method)
-    regions = select(scores, method.strategy, part_of(budget, 1, method.rounds, cost_of([])) or budget, seed)
+    least = 1 if budget.pixels is None else min(i.grid.size[0] * i.grid.size[1] for i in scores)
+    first = budget if method.rounds == 1 else part_of(budget, 1, method.rounds, cost_of([]), least) or budget
+    regions = select(scores, method.strategy, first, seed)
     for number in range(2, method.rounds + 1):
-        part = part_of(budget, number, method.rounds, cost_of(regions))
-        grids = [image.grid for image in scores]
-        if part is None or (part.pixels is not None and part.pixels < min(g.size[0] * g.size[1] for g in grids)):
-            continue
-        network = bench.adapted(bench.train_support(reveal_masks(regions, case.parts[0]), key.variant), "reestimated")
+        part = part_of(budget, number, method.rounds, cost_of(regions), least)
+        if part is None or not any(cover(image, regions).free.any() for image in scores):
+            break
+        network = bench.train_support(reveal_masks(regions, case.parts[0]), key.variant)
+        network = bench.adapted(network, VARIANTS[key.variant].scoring(method, exact=False)["norm"])
         if method.measure is not None:
             scores = bench.score_with(network, case.score_settings(key.variant, key.method))
         if method.features:

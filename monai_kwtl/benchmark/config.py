@@ -180,7 +180,13 @@ def make_config(knobs: Mapping[str, Any]) -> Config:
     needs_budget = any(METHODS[name].strategy for name in config.methods)
     if needs_budget and not config.shots + config.pixels:
         raise KWTLError("shots and pixels are both empty: give a budget for the methods that select.")
-    _ = config.plan  # refuses unknown schedules
+    if config.plan.support_steps is None:  # also refuses unknown schedules
+        matched = [name for name in config.variants if VARIANTS[name].tuning.matched]
+        if matched:
+            raise KWTLError(
+                f"variants: {matched[0]} draws crops anew in each step, and the schedule {config.schedule} has a grid "
+                "of them; leave it out, or choose the schedule cpu."
+            )
     return config
 
 

@@ -34,7 +34,7 @@ __all__ = ["COLUMNS", "add_arguments", "diagnose", "draw", "image_spread", "run"
 _HINT = "make room, or choose another --output"
 _SAMPLE = 2000  # windows of a pool that distances are taken of
 COLUMNS = (
-    *map(Column, ("target", "split", "method")),
+    *map(Column, ("target", "protocol", "variant", "split", "method")),
     Column("images' worth", "g"),
     Column("windows", ".0f"),
     Column("images", ".0f"),
@@ -101,7 +101,7 @@ def diagnose(config: Config) -> Table:
             budgets in pixels count.
 
     Returns:
-        A row for each split, method and budget of the base variant that is finished: windows and images touched, how
+        A row for each split, variant, method and budget that is finished: windows and images touched, how
         evenly (:func:`image_spread`), true foreground of the windows and of the pool, :func:`spread_of`, and how the
         tuned network fares.
 
@@ -114,22 +114,22 @@ def diagnose(config: Config) -> Table:
             "methods: one of herding, typical and k_centre is needed, whose features windows are placed by."
         )
     store, rows = Store(Path(config.output_dir) / "store"), []
-    cells = [(case, key) for case, key in cells_of(config) if key.variant == "base" and key.budget_kind == "pixels"]
+    cells = [(case, key) for case, key in cells_of(config) if key.budget_kind == "pixels"]
     _, names = jobs_of(cells)
-    shares: dict[tuple[str, int], float] = {}
-    points: dict[tuple[str, int, int], np.ndarray] = {}
+    shares: dict[tuple[str, str, int], float] = {}
+    points: dict[tuple[str, str, int, int], np.ndarray] = {}
     for case, key in cells:
-        features = case.feature_settings("base", compares)
+        features = case.feature_settings("base", compares)  # one look for all variants
         if features is None or not store.has("cell", names[key]) or not store.has("features", digest(features)):
             continue
-        at = (key.target, key.split, key.seed)
+        at = (key.target, key.protocol, key.split, key.seed)
         if at not in points:
             described, _ = store.with_features(digest(features), Bench(case, store).grids())
             points[at] = principal_components([image.features for image in described])
             labels = [read_label(item) for item in case.parts[0]]
-            shares[at[:2]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
+            shares[at[:3]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
         if METHODS[key.method].rounds == 1:
-            rows.append(_row(case, key, store, names[key], points[at], shares[at[:2]]))
+            rows.append(_row(case, key, store, names[key], points[at], shares[at[:3]]))
     if not rows:
         raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")
     return Table("diagnosis", COLUMNS, tuple(rows))
@@ -140,7 +140,7 @@ def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share
     regions = select(pool, METHODS[key.method].strategy, case.budget(key), case.derived_seed(key.method))
     found = store.cell(name)["result"]
     return (
-        key.target, str(key.split), key.method, key.budget, len(regions), found["images"],
+        key.target, key.protocol, key.variant, str(key.split), key.method, key.budget, len(regions), found["images"],
         image_spread(regions, len(pool)), 100 * found["foreground_share"], 100 * share,
         *spread_of(points, _numbers(pool, regions)),
         100 * found["mean_iou"], found["over_prediction"], found["under_prediction"],
@@ -148,16 +148,16 @@ def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share
 
 
 def summary(table: Table) -> Table:
-    """Means over splits of :func:`diagnose`, a row for each target, method and budget, the best IoU first."""
+    """Means over splits and seeds of :func:`diagnose`, a row for each method and budget, the best IoU first."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for row in table.rows:
-        groups.setdefault((row[0], row[3], row[2]), []).append(row)
+        groups.setdefault((*row[:3], row[5], row[4]), []).append(row)
     rows = [
-        (target, str(len(found)), method, budget, *np.mean([row[4:] for row in found], axis=0).tolist())
-        for (target, budget, method), found in groups.items()
+        (*scope, str(len(found)), method, budget, *np.mean([row[6:] for row in found], axis=0).tolist())
+        for (*scope, budget, method), found in groups.items()
     ]
     columns = tuple(Column("splits") if column.name == "split" else column for column in table.columns)
-    rows.sort(key=lambda row: (row[0], row[3], -row[11]))
+    rows.sort(key=lambda row: (*row[:3], row[5], -row[13]))
     return Table("diagnosis_means", columns, tuple(rows))
 
 
@@ -170,7 +170,8 @@ def draw(table: Table, path: str | Path) -> None:
     """
     names = [column.name for column in table.columns]
     rows = [dict(zip(names, row, strict=True)) for row in table.rows]
-    panels = list(dict.fromkeys((row["target"], row["images' worth"]) for row in rows))
+    keys = ("target", "protocol", "variant", "images' worth")
+    panels = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
     axes_of = (
         (
             "foreground of the windows over that of the pool",
@@ -182,19 +183,18 @@ def draw(table: Table, path: str | Path) -> None:
         figure = Figure(figsize=(9.0, 2.9 * len(panels) + 0.8), layout="constrained")
         FigureCanvasAgg(figure)
         handles = {}
-        for line, (target, budget) in enumerate(panels):
+        for line, (target, protocol, variant, budget) in enumerate(panels):
             for column, (label, value) in enumerate(axes_of):
                 axes = figure.add_subplot(len(panels), 2, 2 * line + column + 1)
                 axes.grid(True, color="#DDDDDD", linewidth=0.6)
                 axes.set_axisbelow(True)
-                axes.set(xlabel=label, title=f"{target}, {budget:g} images' worth of pixels")
+                axes.set(xlabel=label, title=f"{target} ({protocol}, {variant}), {budget:g} images' worth")
                 if column == 0:
                     axes.set_ylabel("mean IoU, %")
                     axes.axvline(1.0, color="#999999", linestyle=":")
                 for method, look in LOOKS.items():
-                    mine = [
-                        r for r in rows if (r["target"], r["images' worth"], r["method"]) == (target, budget, method)
-                    ]
+                    here = (target, protocol, variant, budget, method)
+                    mine = [row for row in rows if tuple(row[key] for key in (*keys, "method")) == here]
                     if mine:
                         dots = axes.scatter(
                             [value(r) for r in mine], [r["mean IoU %"] for r in mine],

@@ -93,6 +93,7 @@ def cells_of(config: Config) -> list[tuple[Case, Key]]:
     """Every cell of a grid, in the order of the results' rows.
 
     ``full`` has one cell a split, of the budget of all pool images, in shots; ``pretext_only`` one, of budget 0.
+    Methods in rounds have budgets in pixels only.
 
     Raises:
         KWTLError: where a target is not there, or does not hold a budget.
@@ -106,6 +107,8 @@ def cells_of(config: Config) -> list[tuple[Case, Key]]:
             if METHODS[method].strategy is None:
                 budgets = [("shots", 0.0 if method == "pretext_only" else float(len(case.pool)))]
             for kind, value in budgets:
+                if METHODS[method].rounds > 1 and kind == "shots":
+                    continue  # so many windows leave none that is free for a second round
                 key = Key(target, protocol, split, seed, config.plan.name, variant, method, kind, value)
                 if METHODS[method].strategy is not None:
                     case.check_budget(key)

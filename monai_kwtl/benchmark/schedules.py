@@ -59,7 +59,6 @@ SCHEDULES = {
     schedule.name: schedule
     for schedule in (
         Schedule("paper", 300, 30, 5, 100, None, 100, None, 20, 256, 64, 32, exact=True),
-        # ten times the rate and half the batch come as far in a quarter of the steps (docs/benchmark.md)
         Schedule("cpu", 40, 30, 5, 40, 200, 0, 200, 0, 128, 4, 8, exact=False, learning_rate=1e-3, decay=True),
         Schedule("tiny", 1, 2, 2, 4, 3, 0, 3, 0, 32, 2, 2, exact=False),
     )

@@ -15,6 +15,7 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 
 from monai_kwtl import __version__
+from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.label.answers import answered, refuse
 from monai_kwtl.label.datastore import KWTLDatastore
 from monai_kwtl.label.infer import KWTLInfer, epistemic_infer
@@ -43,6 +44,7 @@ class KWTLApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, Any] | None) -> None:
+        keep_freed_memory()
         conf = dict(conf or {})
         self.kwtl = read_settings(app_dir, conf)
         self.images = Studies(studies)

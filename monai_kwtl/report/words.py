@@ -20,12 +20,13 @@ SETTINGS = {
     "budget_pixels": ("Budget, pixels", "How many pixels may be outlined, each counted once"),
     "strategy": (
         "Choice of regions",
-        "top_k takes the highest scores even where regions overlap; coverage avoids labelling the same cells twice",
+        "top_k takes the highest scores even where regions overlap; coverage avoids labelling the same cells twice; "
+        "herding, typical and k_centre take regions that look different",
     ),
     "measure": (
         "Score",
-        "What makes a region worth labelling: soft, hard and jsd ask where the network changes its mind when the image "
-        "is slightly altered; entropy and mc_dropout ask where it is undecided",
+        "What makes a region worth labelling: soft, hard, kl and jsd ask where the network changes its mind when the "
+        "image is slightly altered; entropy and mc_dropout ask where it is undecided",
     ),
     "views": (
         "Alterations",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from monai_kwtl.benchmark import cells
 from monai_kwtl.benchmark.config import Config, make_config
 
 SHAPE = (72, 88)
@@ -36,6 +38,12 @@ def data(tmp_path_factory) -> Path:
     write_data_set(folder / "bright", 3, bright=True, seed=2)
     write_data_set(folder / "dark", 3, bright=False, seed=3)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    """No tuned network of another test in the memory."""
+    monkeypatch.setattr(cells, "_KEPT", OrderedDict())
 
 
 @pytest.fixture

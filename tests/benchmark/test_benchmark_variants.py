@@ -14,6 +14,7 @@ from monai_kwtl.benchmark.rows import METHODS as METHODS_OF_ROWS
 from monai_kwtl.benchmark.run import run_protocol
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store
+from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection import Budget, Cost
 
 TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning()]
@@ -27,11 +28,6 @@ def results_of(knobs):
     _, results = jobs_of(cells)
     store = Store(config.output_dir + "/store")
     return {(key.variant, key.method): store.cell(results[key]) for _, key in cells}
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept(monkeypatch):
-    monkeypatch.setattr(cells_module, "_KEPT", type(cells_module._KEPT)())
 
 
 def test_every_way_of_tuning_gives_a_result_from_the_same_windows(knobs):
@@ -82,12 +78,30 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
     assert abs(one["unique_pixels"] - three["unique_pixels"]) < 3 * 32 * 32
 
 
+def test_rounds_have_no_budgets_in_shots(knobs):
+    config = make_config({**knobs, "methods": ["herding_2_rounds", "herding"], "shots": [1], "pixels": [1]})
+    found = {(key.method, key.budget_kind) for _, key in cells_of(config)}
+    assert found == {("herding_2_rounds", "pixels"), ("herding", "pixels"), ("herding", "shots")}
+
+
+def test_rounds_end_where_no_window_is_free(knobs):
+    found = results_of({**knobs, "methods": ["herding_3_rounds"], "shots": [], "pixels": [6], "splits": 1})
+    assert found["base", "herding_3_rounds"]["result"]["unique_pixels"] > 2 * 72 * 88
+
+
+def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(knobs):
+    with pytest.raises(KWTLError, match="variants: importance draws crops anew .* choose the schedule cpu"):
+        make_config({**knobs, "schedule": "paper", "variants": ["importance"]})
+
+
 def test_parts_of_a_budget_add_up_to_it():
     spent = Cost(0, 0, 0)
     for number in (1, 2, 3):
         part = part_of(Budget(windows=10), number, 3, spent)
         spent = Cost(spent.windows + part.windows, 1, 0)
     assert spent.windows == 10
+    assert part_of(Budget(pixels=100), 1, 3, Cost(0, 0, 0), least=64) == Budget(pixels=64)
+    assert part_of(Budget(pixels=100), 2, 3, Cost(1, 1, 64), least=64) is None
     assert part_of(Budget(pixels=100), 2, 2, Cost(1, 1, 40)) == Budget(pixels=60)
     assert part_of(Budget(windows=2), 1, 4, Cost(1, 1, 40)) is None
 

@@ -43,7 +43,8 @@ def test_all_windows_are_like_the_pool():
 
 
 def test_a_finished_grid_is_looked_at(knobs, tmp_path):
-    config = make_config({**knobs, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2]})
+    grid = {**knobs, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2], "variants": ["dice_bce"]}
+    config = make_config(grid)
     with pytest.raises(KWTLError, match="no finished cell"):
         diagnose(config)
     run_protocol(config, "grid")
@@ -57,7 +58,7 @@ def test_a_finished_grid_is_looked_at(knobs, tmp_path):
     assert rows[0]["of the pool %"] == pytest.approx(100 * np.mean(labels))
     assert all(0 < row["even images"] <= 1 and 0 <= row["distance to the pool"] < 1 for row in rows)
     means = summary(table)
-    assert len(means.rows) == 4 and {row[1] for row in means.rows} == {"1"}
+    assert len(means.rows) == 4 and {row[3] for row in means.rows} == {"1"}
     draw(table, tmp_path / "d.png")
     with Image.open(tmp_path / "d.png") as picture:
         assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 20

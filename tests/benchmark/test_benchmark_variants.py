@@ -103,7 +103,7 @@ def test_parts_of_a_budget_add_up_to_it():
     assert part_of(Budget(pixels=100), 1, 3, Cost(0, 0, 0), least=64) == Budget(pixels=64)
     assert part_of(Budget(pixels=100), 2, 3, Cost(1, 1, 64), least=64) is None
     assert part_of(Budget(pixels=100), 2, 2, Cost(1, 1, 40)) == Budget(pixels=60)
-    assert part_of(Budget(windows=2), 1, 4, Cost(1, 1, 40)) is None
+    assert part_of(Budget(windows=2), 3, 4, Cost(2, 1, 40)) is None
 
 
 def test_results_know_all_methods():

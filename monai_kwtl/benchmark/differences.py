@@ -109,14 +109,15 @@ def ablation_table(groups: Groups, seed: int = 0) -> Table:
     """Every variant against the base, of the same method at the same budget, paired by split and seed.
 
     Returns:
-        Means of IoU in % over the runs of each, and differences in percentage points, variant minus base.
+        Means of IoU in % over the runs that both have (all of the variant's where there are none), and differences in percentage points, variant minus base.
     """
     rows = []
     for (scope, method, budget), found in groups.items():
         if scope.variant == "base":
             continue
         base = groups.get((scope._replace(variant="base"), method, budget), [])
-        means = (100 * spread([row.mean_iou for row in each]).mean for each in (base, found))
+        both = (_ious(base).keys() & _ious(found).keys()) or _ious(found).keys()
+        means = (100 * spread([row.mean_iou for row in each if row.pair in both]).mean for each in (base, found))
         costs = (float(np.mean([getattr(row, name) for row in found])) for name in _COSTS)
         comparison = _points(compare(_ious(found), _ious(base), seed=seed))
         rows.append((*scope, method, budget, *means, *comparison, *costs))

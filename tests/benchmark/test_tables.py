@@ -189,6 +189,9 @@ def test_ablations_are_against_the_base_of_the_same_method(groups_of):
     assert (row["windows"], row["unique pixels"], row["images"], row["objects"]) == ("100", "100000", "3.0", "40.0")
     (row,) = rows_of(table, variant="exact")
     assert (row["base IoU %"], row["variant IoU %"], row["difference"], row["pairs"]) == ("", "40.0", "", "0")
+    fewer = ablation_table(groups_of(runs([0.5, 0.7, 0.9]) + runs([0.6, 0.7], variant="kmeans")))
+    (row,) = rows_of(fewer, variant="kmeans")
+    assert (row["base IoU %"], row["variant IoU %"], row["pairs"]) == ("60.0", "65.0", "2")
 
 
 def curve(method: str, points: dict[float, tuple[int, float]], split: int = 0):

@@ -109,7 +109,8 @@ def ablation_table(groups: Groups, seed: int = 0) -> Table:
     """Every variant against the base, of the same method at the same budget, paired by split and seed.
 
     Returns:
-        Means of IoU in % over the runs that both have (all of the variant's where there are none), and differences in percentage points, variant minus base.
+        Means of IoU in % over the runs that both have (all of the variant's where there are none), and differences in
+        percentage points, variant minus base.
     """
     rows = []
     for (scope, method, budget), found in groups.items():

@@ -26,7 +26,7 @@ from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
-from monai_kwtl.tuning import TuningLog, falling_rate
+from monai_kwtl.tuning import FallingRate, TuningLog
 
 __all__ = [
     "MeanTeacherTrainer",
@@ -278,7 +278,7 @@ def tune_mean_teacher(
         optimizer=optimizer,
         loss_function=ForegroundWeightedBCE() if loss_function is None else loss_function,
         inferer=AutocastInferer(amp),
-        train_handlers=[TuningLog(None), *([falling_rate(optimizer, steps)] if falling else [])],
+        train_handlers=[TuningLog(None), FallingRate(optimizer, learning_rate, steps, falling)],
     )
     trainer.run()
     return trainer.teacher.module.requires_grad_(True).eval()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import LrScheduleHandler
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,7 +29,7 @@ from monai_kwtl.parallel import unsynchronized
 from monai_kwtl.summary import format_table
 from monai_kwtl.whole_files import written_whole
 
-__all__ = ["TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "falling_rate", "pool_hash", "run_stage"]
+__all__ = ["FallingRate", "TuningLog", "WeightsSaver", "check_stage_output", "crop_dataset", "pool_hash", "run_stage"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -76,18 +75,33 @@ def crop_dataset(
     raise KWTLError(f"unknown schedule {schedule!r}; use steps or paper.")
 
 
-def falling_rate(optimizer: torch.optim.Optimizer, steps: int) -> LrScheduleHandler:
-    """Make a handler by which the learning rate falls in a straight line from what it is to 0 at the last step.
+class FallingRate:
+    """Let the learning rate fall in a straight line to nearly 0 at the last step.
 
     With a constant rate the last few crops decide which way the network leans; so the mean IoU of trainings that differ
-    by their seed alone scatters less.
+    by their seed alone scatters less. Step k of n, from 0, has the rate ``r (1 - k / n)``. It depends on the number of
+    the step alone, so that a training that is resumed goes on where it was.
 
     Args:
         optimizer: of the trainer.
-        steps: in all.
+        rate: r; not read off the optimizer, which that of a resumed training has from its checkpoint.
+        steps: n, in all.
+        wanted: False leaves the rate as it is.
     """
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: max(1.0 - done / steps, 0.0))
-    return LrScheduleHandler(decay, print_lr=False, epoch_level=False)
+
+    def __init__(self, optimizer: torch.optim.Optimizer, rate: float, steps: int, wanted: bool = True) -> None:
+        self.optimizer, self.rate, self.steps, self.wanted = optimizer, rate, steps, wanted
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer of one epoch."""
+        if self.wanted:
+            engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the rate of the step that begins."""
+        left = max(1.0 - (engine.state.iteration - 1) / self.steps, 0.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * left
 
 
 def check_stage_output(output_dir: str | os.PathLike, overwrite: bool, resume: bool) -> Path:

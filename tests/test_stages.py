@@ -40,7 +40,7 @@ def knobs(stage, place):
         own = {"sources": f"[{place / 'cells'}, {place / 'nuclei'}]", "meta_epochs": 6, "inner_steps": 2, "crops": 2}
         return {**common, **own}
     common |= {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "steps": 6, "batch_size": 2}
-    return common | ({"validate_every": 2} if stage == "train" else {})
+    return common | ({"validate_every": 2, "falling_rate": "true"} if stage == "train" else {})
 
 
 def weights(folder):
@@ -138,7 +138,7 @@ def test_a_longer_stage_killed_many_times_continues_to_the_same_weights(stage, p
     options = knobs(stage, place) | {"checkpoint_every": 3, "amp": "true"}
     options |= {"meta_epochs": 25} if stage == "meta_train" else {"steps": 80, "batch_size": 3}
     if stage == "train":
-        options |= {"foreground_weight": "dataset", "validate_every": 7}
+        options |= {"foreground_weight": "dataset", "validate_every": 7, "falling_rate": "true"}
     begun = time.monotonic()
     assert run(stage, tmp_path / "log", output_dir=tmp_path / "whole", **options).status == 0
     seconds = time.monotonic() - begun

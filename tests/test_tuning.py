@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
 from itertools import count
 from types import SimpleNamespace
 
@@ -28,11 +27,11 @@ from monai_kwtl.networks import FCRN
 from monai_kwtl.support import hold_out, read_support
 from monai_kwtl.synthetic import make_pool
 from monai_kwtl.tuning import (
+    FallingRate,
     TuningLog,
     WeightsSaver,
     check_stage_output,
     crop_dataset,
-    falling_rate,
     pool_hash,
     run_stage,
 )
@@ -481,14 +480,20 @@ def test_a_finished_stage_and_one_to_skip_do_nothing(tmp_path, caplog):
     assert caplog.messages == [f"{tmp_path / 'model.pt'} is finished: nothing to do"]
 
 
-def test_the_learning_rate_falls_in_a_straight_line():
-    network = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+@pytest.mark.parametrize("done", [0, 2])
+def test_the_learning_rate_falls_in_a_straight_line_also_after_an_interruption(done):
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.5 * (1 - done / 5))  # as a checkpoint has it
     rates = []
     trainer = Engine(lambda engine, batch: rates.append(optimizer.param_groups[0]["lr"]))
-    falling_rate(optimizer, 5).attach(trainer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch: nothing is optimised here
-        trainer.run(range(5))
-    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
-    assert optimizer.param_groups[0]["lr"] == 0
+    FallingRate(optimizer, 0.5, 5).attach(trainer)
+    trainer.add_event_handler(Events.STARTED, lambda: setattr(trainer.state, "iteration", done))
+    trainer.run(range(5 - done), epoch_length=5)
+    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1][done:])
+
+
+def test_a_learning_rate_that_shall_not_fall_stays():
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.5)
+    trainer = Engine(lambda engine, batch: None)
+    FallingRate(optimizer, 0.1, 5, wanted=False).attach(trainer)
+    trainer.run(range(5))
+    assert optimizer.param_groups[0]["lr"] == 0.5

@@ -37,7 +37,7 @@ from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
-from monai_kwtl.tuning import TuningLog, crop_dataset, falling_rate
+from monai_kwtl.tuning import FallingRate, TuningLog, crop_dataset
 from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = ["Bench", "predict", "tune"]
@@ -73,7 +73,7 @@ def tune(
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4)
     handlers: list[Any] = [TuningLog(None)]
     if decay:
-        handlers.append(falling_rate(optimizer, dataset.steps))
+        handlers.append(FallingRate(optimizer, learning_rate, dataset.steps))
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,

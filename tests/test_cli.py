@@ -235,7 +235,7 @@ def test_doctor_names_packages_that_are_missing_or_of_another_version(capsys, so
     status, out, _ = kwtl(capsys, "doctor", "--bundle", sound)
     found = findings(out)
     assert status == 1 and out.splitlines()[-1] == "4 to mend, see above"
-    assert found["scipy"] == ("WRONG", "is not installed: pip install 'scipy'")
+    assert found["scipy"][0] == "WRONG" and found["scipy"][1].startswith("is not installed: pip install 'scipy")
     assert found["fire"][0] == "WRONG" and found["fire"][1].startswith("is not installed: pip install 'fire")
     assert found["monai"][0] == "WRONG"
     assert re.fullmatch(r"0\.9\.1: pip install 'monai\[.*fire.*\](>=1\.6\.1,<1\.7|<1\.7,>=1\.6\.1)'", found["monai"][1])

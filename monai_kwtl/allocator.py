@@ -18,8 +18,9 @@ def keep_freed_memory() -> bool:
     """Have glibc keep blocks up to 128 MiB when they are freed, instead of giving them back to the system.
 
     Each layer of a step is a block of a few MiB. By default glibc maps it anew each time, and the system zeroes its
-    pages before they can be written: a third of the time of a training step on a CPU. What the
-    process holds at its peak stays the same; it holds on to more of it afterwards.
+    pages before they can be written. How much that takes depends on what else the process has asked for: a quarter of a
+    bare training loop of one thread, next to nothing of the stage's trainer on two. What the process holds at its peak
+    stays the same; it holds on to more of it afterwards.
 
     Returns:
         Whether it was done: False where the C library is no glibc.

@@ -26,6 +26,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import spearmanr
 
 from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.benchmark import diagnosis, page
 from monai_kwtl.benchmark.config import Config, read_config
 from monai_kwtl.benchmark.run import run_protocol
@@ -351,6 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.threads < 1:
             raise KWTLError(f"--threads must be at least 1, got {options.threads}.")
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as stages do
     torch.manual_seed(0)
     start = time.perf_counter()
     about = machine()

@@ -16,7 +16,6 @@ import torch
 from scipy.stats import linregress
 
 from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.bundle import load_weights
 from monai_kwtl.errors import check_whole_number
 from monai_kwtl.inferers import TiledInferer, native_bfloat16
@@ -124,7 +123,6 @@ def draw(path: Path, found: list[Series]) -> None:
 def benchmark_cost(options: argparse.Namespace) -> dict:
     """Scoring made-up images: seconds over pixels, windows, views and images."""
     check_whole_number("repeats", options.repeats, 1)
-    keep_freed_memory()
     network = BatchNormAdapter(load_weights(FCRN(), options.ckpt).eval(), [], adapt=False).ready()
     found = []
     for varied, (values, works) in _jobs(options, network).items():

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.report.pictures import PNG_EFFORT, colourise, for_display
-from monai_kwtl.scoring import CONSISTENCY_MEASURES, bernoulli_entropy, normalize, view_disagreements
+from monai_kwtl.scoring import CONSISTENCY_MEASURES, normalize, view_disagreements
 from monai_kwtl.selection import Cost, Region
 from monai_kwtl.summary import image_title
 from monai_kwtl.window_inferer import LARGEST_MAP, WindowScoreInferer
@@ -169,12 +169,8 @@ class ViewMaps:
             images = [batch, *(torch.as_tensor(view(batch[:, 0]))[:, None] for view in self.scorer.views)]
             logits, *seen = (inferer.region(normalize(image), network, *where).float() for image in images)
             where = (slice(None), slice(None))
-        target = "hard" if self.scorer.measure == "hard" else "soft"
-        maps = view_disagreements(
-            logits, seen, target=target, weighted=self.scorer.weighted and self.scorer.measure != "kl"
-        )
-        if self.scorer.measure == "kl":
-            maps = [(values - bernoulli_entropy(logits)).clamp_min(0.0) for values in maps]
+        target = "soft" if self.scorer.measure == "jsd" else self.scorer.measure
+        maps = view_disagreements(logits, seen, target=target, weighted=self.scorer.weighted)
         named: dict[str, np.ndarray] = {}
         for view, values in zip(self.scorer.views, maps, strict=True):
             name = getattr(view, "name", type(view).__name__)

@@ -6,7 +6,7 @@ import numpy as np
 
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["CellReduction", "window_extremes"]
+__all__ = ["CellReduction", "cells_of", "window_extremes"]
 
 
 class CellReduction:
@@ -32,7 +32,7 @@ class CellReduction:
         """
         where, cuts = zip(
             *(
-                _cells_of(edges, part)
+                cells_of(edges, part)
                 for edges, part in ((self.grid.row_edges, rows), (self.grid.column_edges, columns))
             ),
             strict=True,
@@ -43,7 +43,7 @@ class CellReduction:
         self.cells[where] = self.operation(self.cells[where], reduced)
 
 
-def _cells_of(edges: np.ndarray, part: slice) -> tuple[slice, np.ndarray]:
+def cells_of(edges: np.ndarray, part: slice) -> tuple[slice, np.ndarray]:
     """Cells along one axis that a part of it touches, and where in the part each of them begins."""
     first = int(np.searchsorted(edges, part.start, side="right")) - 1
     last = int(np.searchsorted(edges, part.stop, side="left"))

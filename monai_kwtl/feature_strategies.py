@@ -12,14 +12,15 @@ from scipy.spatial.distance import pdist
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.taking import ImageScores, flat_windows, take_apart
 
-__all__ = ["herding", "k_centre", "principal_components", "typical", "weight_of_scores"]
+__all__ = ["evenly", "herding", "k_centre", "principal_components", "typical", "weight_of_scores"]
 
 DIMENSIONS = 128  # of the features after the principal component analysis
 MOST_POINTS = 4096  # windows that stand for the pool where it has more
 _BLOCK = 256  # windows whose gain is computed at once
 
 
-def _evenly(count: int, most: int) -> np.ndarray:
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most ``most`` of the numbers from 0 to ``count - 1``, evenly spread, int64."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
@@ -105,10 +106,10 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     scores = np.concatenate([image.window_scores for image in pool])
     spread = np.ptp(scores)
     uncertainty = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores))
-    sample = _evenly(len(points), MOST_POINTS)
+    sample = evenly(len(points), MOST_POINTS)
     others = points[sample]
     weights = (uncertainty[sample] ** weight_of_scores(windows, pixels, pool)).astype(np.float32)
-    distances = pdist(points[_evenly(len(points), 1024)])
+    distances = pdist(points[evenly(len(points), 1024)])
     width = float(np.median(distances)) if len(distances) else 0.0
     width = width or 1.0
     nearest = np.zeros(len(others), dtype=np.float32)  # to the windows chosen: the largest k
@@ -166,7 +167,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     """
     points = _points(pool, "typical")
     labelled = _labelled(pool)
-    sample = _evenly(len(points), MOST_POINTS)
+    sample = evenly(len(points), MOST_POINTS)
     seen = points[sample].astype(np.float64)
     spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
     count = min(_clusters(pool, windows, pixels) + _clusters(pool, np.inf, spent, 0), len(np.unique(seen, axis=0)))

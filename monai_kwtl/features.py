@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from monai_kwtl.cells import cells_of
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers import TiledInferer, stride_of
 from monai_kwtl.score_tiles import padded_tiles
@@ -101,11 +102,6 @@ def _add(
     cells: np.ndarray, rows: np.ndarray, columns: np.ndarray, where: tuple[slice, slice], values: np.ndarray
 ) -> None:
     """Add a rectangle of a map, shape (C, h, w), to its sums over cells; a cell ends where the next one begins."""
-    first, cuts = [], []
-    for edges, part in zip((rows, columns), where, strict=True):
-        low = int(np.searchsorted(edges, part.start, side="right")) - 1
-        high = int(np.searchsorted(edges, part.stop, side="left"))
-        first.append(slice(low, high))
-        cuts.append(np.maximum(edges[low:high], part.start) - part.start)
+    first, cuts = zip(*(cells_of(edges, part) for edges, part in zip((rows, columns), where, strict=True)), strict=True)
     summed = np.add.reduceat(values, cuts[0], axis=1, dtype=np.float64)
     cells[(slice(None), *first)] += np.add.reduceat(summed, cuts[1], axis=2)

@@ -66,24 +66,29 @@ def view_disagreements(
     """Binary cross-entropy between the prediction of an image and that of each of its views, computed from logits.
 
     ``BCE(t, z_A) = w t softplus(-z_A) + (1 - t) softplus(z_A)`` with ``t = sigmoid(z)`` (``soft``) or ``t = [z >= 0]``
-    (``hard``, as the authors' released code does), and ``w`` from :func:`foreground_weight` or 1.
+    (``hard``, as the authors' released code does), and ``w`` from :func:`foreground_weight` or 1. ``kl`` is ``soft``
+    less the entropy of t, the Kullback-Leibler divergence; it has no weight.
 
     Args:
         logits: of the image itself, shape (N, 1, *spatial).
         view_logits: of each view, same shape.
-        target: ``"soft"`` or ``"hard"``.
+        target: ``"soft"``, ``"hard"`` or ``"kl"``.
         weighted: whether foreground counts with the weight of Eq. 4.
 
     Returns:
         One map per view, same shape, >= 0.
     """
     logits = logits.float()
-    expected = torch.sigmoid(logits) if target == "soft" else (logits >= 0).float()
-    weight = foreground_weight(expected) if weighted else None
-    return [
+    expected = (logits >= 0).float() if target == "hard" else torch.sigmoid(logits)
+    weight = foreground_weight(expected) if weighted and target != "kl" else None
+    maps = [
         F.binary_cross_entropy_with_logits(view.float(), expected, reduction="none", pos_weight=weight)
         for view in view_logits
     ]
+    if target != "kl":
+        return maps
+    entropy = bernoulli_entropy(logits)
+    return [(values - entropy).clamp_min_(0.0) for values in maps]  # of nearly equal numbers; below 0 by rounding only
 
 
 def consistency_map(
@@ -103,13 +108,9 @@ def consistency_map(
     Returns:
         Map of the same shape, float32, >= 0.
     """
-    if measure in ("soft", "hard"):
+    if measure in ("soft", "hard", "kl"):
         disagreements = view_disagreements(logits, view_logits, target=measure, weighted=weighted)
         return torch.stack(disagreements).sum(0)
-    if measure == "kl":
-        disagreements = view_disagreements(logits, view_logits)
-        # of two nearly equal numbers; below 0 by rounding only
-        return (torch.stack(disagreements) - bernoulli_entropy(logits.float())).clamp_min_(0.0).sum(0)
     if measure != "jsd":
         raise KWTLError(f"a consistency measure is {', '.join(CONSISTENCY_MEASURES)}; got {measure!r}.")
     stacked = torch.stack([logits, *view_logits]).float()

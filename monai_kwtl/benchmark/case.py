@@ -172,36 +172,36 @@ class Case:
         """What the scores of a method depend on; None where it needs none."""
         if METHODS[method].measure is None:
             return None
-        plan, target, departure = self.config.plan, self.config.target(self.target), VARIANTS[variant]
-        scoring = departure.scoring(METHODS[method], plan.exact)
-        source = departure.scores_with == "source"
+        scoring = VARIANTS[variant].scoring(METHODS[method], self.config.plan.exact)
         return {
             "stage": "scores",
-            "network": digest(self.meta_settings() if source else self.pretext_settings(variant)),
-            "pool": _identity(self.parts[0]),
-            "window": self.config.window,
-            "step": target.step,
-            "psi": target.psi if scoring["views"] == "intensity" else None,
-            "norm_images": plan.norm_images,
+            "psi": self.config.target(self.target).psi if scoring["views"] == "intensity" else None,
             "seed": self.derived_seed("mc_dropout") if scoring["measure"] == "mc_dropout" else None,
             **scoring,
-            **_common(self.config),
+            **self._seen_by(variant),
         }
 
     def feature_settings(self, variant: str, method: str) -> dict[str, Any] | None:
         """What the features of the windows that a method compares depend on; None where it compares none."""
         if not METHODS[method].features:
             return None
-        target, departure = self.config.target(self.target), VARIANTS[variant]
-        source = departure.scores_with == "source"
+        norm = VARIANTS[variant].scoring(METHODS[method], exact=False)["norm"]
+        return {"stage": "features", "norm": norm, **self._seen_by(variant)}
+
+    def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
+        """Which network scores the pool: its kind in the store, and its settings."""
+        if VARIANTS[variant].scores_with == "source":
+            return "meta", self.meta_settings()
+        return "pretext", self.pretext_settings(variant)
+
+    def _seen_by(self, variant: str) -> dict[str, Any]:
+        """What all that a network says of the windows of the pool depends on."""
         return {
-            "stage": "features",
-            "network": digest(self.meta_settings() if source else self.pretext_settings(variant)),
+            "network": digest(self.scoring_network(variant)[1]),
             "pool": _identity(self.parts[0]),
             "window": self.config.window,
-            "step": target.step,
+            "step": self.config.target(self.target).step,
             "norm_images": self.config.plan.norm_images,
-            "norm": departure.scoring(METHODS[method], exact=False)["norm"],
             **_common(self.config),
         }
 

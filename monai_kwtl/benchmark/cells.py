@@ -136,7 +136,7 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
     """Select in as many rounds as the method has; from the second on, the network tuned so far scores the pool."""
     method, budget, seed = METHODS[key.method], case.budget(key), case.derived_seed(key.method)
     least = 1 if budget.pixels is None else min(i.grid.size[0] * i.grid.size[1] for i in scores)
-    first = budget if method.rounds == 1 else part_of(budget, 1, method.rounds, cost_of([]), least) or budget
+    first = part_of(budget, 1, method.rounds, cost_of([]), least) or budget
     regions = select(scores, method.strategy, first, seed)
     for number in range(2, method.rounds + 1):
         part = part_of(budget, number, method.rounds, cost_of(regions), least)

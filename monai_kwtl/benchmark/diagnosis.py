@@ -24,7 +24,7 @@ from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.feature_strategies import principal_components
+from monai_kwtl.feature_strategies import evenly, principal_components
 from monai_kwtl.selection import Region
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.whole_files import replaced, written_whole
@@ -74,7 +74,7 @@ def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
         Mean distance between two of the chosen over that of two of the pool, 1 where they differ as the pool does, 0
         for a single one; and the mean distance of the pool's windows to the nearest of the chosen, over the same.
     """
-    sample = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), _SAMPLE)).round().astype(int))]
+    sample = points[evenly(len(points), _SAMPLE)]
     scale = float(pdist(sample).mean()) if len(sample) > 1 else 0.0
     taken = points[chosen]
     between = float(pdist(taken).mean()) if len(taken) > 1 else 0.0

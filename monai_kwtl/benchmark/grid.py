@@ -150,7 +150,7 @@ def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, dict[str, Any], t
     """Kind and settings of each job of a cell, and which of them, by their place, it needs."""
     yield "meta", case.meta_settings(), ()
     yield "pretext", case.pretext_settings(key.variant), (0,)
-    made = 0 if VARIANTS[key.variant].scores_with == "source" else 1
+    made = 0 if case.scoring_network(key.variant)[0] == "meta" else 1
     needs = [1]
     for kind, settings in (
         ("scores", case.score_settings(key.variant, key.method)),

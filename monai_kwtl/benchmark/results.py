@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from monai_kwtl.benchmark.rows import COLUMNS, KEYS, TIME_COLUMNS, Key
+from monai_kwtl.benchmark.rows import COLUMNS, TIME_COLUMNS, Key, table_text
 from monai_kwtl.benchmark.store import Store
 from monai_kwtl.whole_files import written_whole
 
 __all__ = ["write_results"]
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[Key, Mapping[str, Any]]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for key, values in sorted(rows, key=lambda row: row[0]):
-        named = [f"{value:g}" if isinstance(value, float) else str(value) for value in dataclasses.astuple(key)]
-        writer.writerow([*named, *(_text(values[name]) for name in columns[len(KEYS) :])])
-    return stream.getvalue()
 
 
 def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int:
@@ -51,6 +33,6 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
         with written_whole(folder / name, "make room, or choose another output_dir") as unfinished:
-            rows = [(key, document[part]) for key, document in finished]
-            unfinished.write_text(_table(columns, rows), encoding="utf-8", newline="")
+            records = [{**vars(key), **document[part]} for key, document in sorted(finished, key=lambda cell: cell[0])]
+            unfinished.write_text(table_text(columns, records), encoding="utf-8", newline="")
     return len(finished)

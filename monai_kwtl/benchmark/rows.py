@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ __all__ = [
     "read_rows",
     "read_times",
     "rows_text",
+    "table_text",
 ]
 
 METHODS = (
@@ -264,11 +265,16 @@ def merged_rows(paths: Sequence[str | Path]) -> list[Row]:
 
 def rows_text(rows: Iterable[Row]) -> str:
     """Rows as the text of results.csv, as :func:`read_rows` reads it."""
+    return table_text(COLUMNS, map(vars, rows))
+
+
+def table_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
+    """Text of results.csv or times.csv: a header, then a line for each record, by the names of the columns."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_shown(name, getattr(row, name)) for name in COLUMNS])
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow([_shown(name, record[name]) for name in columns])
     return stream.getvalue()
 
 

@@ -201,9 +201,7 @@ class Bench:
         self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
 
     def _scoring_network(self, variant: str, norm: str) -> torch.nn.Module:
-        source = VARIANTS[variant].scores_with == "source"
-        made = self.case.meta_settings() if source else self.case.pretext_settings(variant)
-        return self.adapted(self._network("meta" if source else "pretext", made), norm)
+        return self.adapted(self._network(*self.case.scoring_network(variant)), norm)
 
     def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any]) -> list[ImageScores]:
         """Score every window of the pool with a network.

@@ -153,6 +153,7 @@ VARIANTS: dict[str, Variant] = {
     "mean_teacher": Variant(tuning=Tuning(teacher=True)),
     "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
     "dice_bce_long": Variant(tuning=Tuning("dice_bce", steps=2)),
+    "source_dice_bce_long": Variant(scores_with="source", tuning=Tuning("dice_bce", steps=2)),
     "recipe": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, flips=True)),
     "recipe_teacher": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, teacher=True, flips=True)),
 }

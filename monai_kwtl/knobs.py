@@ -69,7 +69,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("weight_decay", "psi"), partial(check_number, low=0)),
     **dict.fromkeys(
         ("overwrite", "resume", "preview", "exact", "weighted", "report", "overlays", "tensorboard", "project")
-        + ("photometric", "match_foreground", "flips"),
+        + ("photometric", "match_foreground", "falling_rate", "flips"),
         lambda name, value: true_or_false(value, name),
     ),
     "warm_up": lambda name, value: value is None or check_whole_number(name, value, low=0),

@@ -47,7 +47,7 @@ class Config:
     shots: tuple[float, ...] = _knob((1, 3, 5, 7, 10), "budgets in windows: shots times windows_per_shot")
     pixels: tuple[float, ...] = _knob((), "budgets in distinct pixels: so many mean images' worth, the same for all")
     variants: tuple[str, ...] = _knob(("base",), f"base, and ablations: {', '.join(list(VARIANTS)[1:])}")
-    schedule: str = _knob("cpu", "how long to train: paper, cpu or tiny")
+    schedule: str = _knob("cpu", "how long to train: paper, cpu, bundle or tiny")
     meta_epochs: int | None = _knob(None, "another number of rounds of meta-training than the schedule's")
     pretext_steps: int | None = _knob(None, "other steps of the pretext tuning than the schedule's")
     pretext_epochs: int | None = _knob(None, "other epochs of the pretext tuning, where the schedule counts epochs")

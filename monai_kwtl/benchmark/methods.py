@@ -62,6 +62,8 @@ class Tuning:
         foreground_weight: of the cross-entropy, as it has them, ``auto`` being the paper's for ``weighted``; ``pool``
             is one weight for all crops, from the foreground that the pretext network predicts in the pool.
         steps: times the steps, or epochs, of the schedule.
+        rate: times the learning rate of the schedule.
+        falling: whether the learning rate falls to 0 in a straight line, whatever the schedule does.
         photometric: whether grey values of crops are changed at random as well.
         matched: whether crops are drawn so that they show as much foreground as is predicted in the pool.
         teacher: whether a mean teacher also learns from the unlabelled pool.
@@ -72,6 +74,8 @@ class Tuning:
     loss: str = "weighted"
     foreground_weight: str = "auto"
     steps: int = 1
+    rate: int = 1
+    falling: bool = False
     photometric: bool = False
     matched: bool = False
     teacher: bool = False
@@ -151,6 +155,9 @@ VARIANTS: dict[str, Variant] = {
     "photometric": Variant(tuning=Tuning(photometric=True)),
     "flips": Variant(tuning=Tuning(flips=True)),
     "mean_teacher": Variant(tuning=Tuning(teacher=True)),
+    "falling_rate": Variant(tuning=Tuning(falling=True)),
+    "dice_bce_falling": Variant(tuning=Tuning("dice_bce", falling=True)),
+    "dice_bce_falling_fast": Variant(tuning=Tuning("dice_bce", rate=10, falling=True)),
     "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
     "dice_bce_long": Variant(tuning=Tuning("dice_bce", steps=2)),
     "source_dice_bce_long": Variant(scores_with="source", tuning=Tuning("dice_bce", steps=2)),

@@ -1,4 +1,4 @@
-"""How long each stage trains: the paper's schedule, one for two cores, and one for tests."""
+"""How long each stage trains: the paper's schedule, one for two cores, that of the bundle, and one for tests."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ SCHEDULES = {
     for schedule in (
         Schedule("paper", 300, 30, 5, 100, None, 100, None, 20, 256, 64, 32, exact=True),
         Schedule("cpu", 40, 30, 5, 40, 200, 0, 200, 0, 128, 4, 8, exact=False, learning_rate=1e-3, decay=True),
+        # the cpu schedule's source network, and then as long as pretext.json and train.json take by themselves
+        Schedule("bundle", 40, 30, 5, 40, 400, 0, 500, 0, 128, 8, 8, exact=False),
         Schedule("tiny", 1, 2, 2, 4, 3, 0, 3, 0, 32, 2, 2, exact=False),
     )
 }
@@ -71,7 +73,7 @@ def schedule_named(name: str, **overrides: int | None) -> Schedule:
     """A schedule, in part with other budgets, which its name then says: ``cpu+support_steps=200``.
 
     Args:
-        name: ``paper``, ``cpu`` or ``tiny``.
+        name: in :data:`SCHEDULES`.
         overrides: other values of fields in :data:`OVERRIDES`; None leaves one as it is.
 
     Raises:

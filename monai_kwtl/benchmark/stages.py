@@ -269,15 +269,15 @@ class Bench:
         further = {"photometric": how.photometric, "foreground": share if how.matched else None}
         crops = self._crops(support, steps, how.steps * plan.support_epochs, seed, **further)
         loss = loss_function(how.foreground_weight, crops, how.loss, share)
+        rate, falling = how.rate * plan.learning_rate, how.falling or plan.decay
         if not how.teacher:
-            rate = plan.learning_rate
-            tune(network, crops, self.device, self.amp, self.config.num_workers, rate, loss, plan.decay)
+            tune(network, crops, self.device, self.amp, self.config.num_workers, rate, loss, falling)
             return network
         pool = unlabelled_images(self.case.pool)
         unlabelled = CropDataset(pool, crops.steps, size=plan.crop, batch_size=plan.batch_size, seed=(seed, 1))
         taught = tune_mean_teacher(
-            network, crops, unlabelled, self.device, self.amp, crops.steps, plan.learning_rate,
-            loss_function=loss, seed=(seed, 2), falling=plan.decay,
+            network, crops, unlabelled, self.device, self.amp, crops.steps, rate,
+            loss_function=loss, seed=(seed, 2), falling=falling,
         )  # fmt: skip
         return taught
 

@@ -68,6 +68,7 @@ SELECTING = [
         "power, two_thirds, herding, typical, k_centre.",
         strategy="best",
     ),
+    case(("select", "train"), "preset must be kwtl or paper, got 'best'.", preset="best"),
     case("select", "unknown measure 'doubt'; use one of soft, hard, kl, jsd, entropy, mc_dropout.", measure="doubt"),
     case("select", "unknown views 'mirror'; use intensity or affine.", views="mirror"),
     case("select", "unknown views 3; use intensity or affine.", views=3),

@@ -40,6 +40,7 @@ TUNING = [
     case("train", f"{_WEIGHTS}, got 0.", foreground_weight=0),
     case("train", f"{_WEIGHTS}, got 'heavy'.", foreground_weight="heavy"),
     case("train", "photometric must be true or false, got 'much'.", photometric="much"),
+    case("train", "falling_rate must be true or false, got 'slowly'.", falling_rate="slowly"),
     case("train", "match_foreground must be true or false, got 0.2.", match_foreground=0.2),
     case(
         "train",

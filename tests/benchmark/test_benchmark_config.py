@@ -12,6 +12,7 @@ from monai_kwtl.benchmark.config import Config, make_config, read_config
 from monai_kwtl.benchmark.schedules import schedule_named
 from monai_kwtl.errors import KWTLError
 
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "kwtl" / "configs"
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "benchmark").glob("*.json"))
 
 
@@ -38,7 +39,7 @@ def test_every_knob_says_what_it_is():
         ({"methods": ["top_k_sof"]}, "methods: there is no 'top_k_sof'; did you mean top_k_soft?"),
         ({"variants": ["kmean"]}, "variants: there is no 'kmean'; did you mean kmeans?"),
         ({"protocols": "shuffled"}, "protocols: there is no 'shuffled'; use random, blocked."),
-        ({"schedule": "fast"}, "unknown schedule 'fast'; use one of paper, cpu, tiny."),
+        ({"schedule": "fast"}, "unknown schedule 'fast'; use one of paper, cpu, bundle, tiny."),
         ({"splits": 0}, "splits must be a whole number, at least 1, got 0."),
         ({"seeds": [0, -1]}, "seeds must be a whole number, at least 0, got -1."),
         ({"shots": [1, "two"]}, "shots must be a number above 0, got 'two'."),
@@ -83,6 +84,16 @@ def test_the_papers_schedule_has_the_papers_numbers():
     assert (plan.meta_epochs, plan.inner_steps, plan.meta_crops) == (300, 30, 5)
     assert (plan.pretext_epochs, plan.support_epochs, plan.crop, plan.batch_size) == (100, 20, 256, 64)
     assert plan.pretext_steps is None and plan.support_steps is None and plan.exact
+
+
+def test_the_schedule_of_the_bundle_trains_as_its_configs_do():
+    plan = schedule_named("bundle")
+    names = ("train", "pretext", "select")
+    train, pretext, select = (json.loads((BUNDLE / f"{name}.json").read_text()) for name in names)
+    assert (plan.support_steps, plan.batch_size) == (train["steps"], 8) and "else 8" in train["batch_size"]
+    assert plan.crop == 128 and "else 128" in train["crop"]
+    assert plan.learning_rate == pretext["learning_rate"] == 1e-4
+    assert plan.pretext_steps == select["pretext_steps"]
 
 
 def test_another_budget_shows_in_the_name_of_the_schedule():

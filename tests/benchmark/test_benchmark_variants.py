@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from monai_kwtl.benchmark import cells as cells_module
+from monai_kwtl.benchmark import stages
 from monai_kwtl.benchmark.cells import part_of
 from monai_kwtl.benchmark.config import make_config
 from monai_kwtl.benchmark.grid import cells_of, jobs_of
@@ -87,6 +88,18 @@ def test_rounds_have_no_budgets_in_shots(knobs):
 def test_rounds_end_where_no_window_is_free(knobs):
     found = results_of({**knobs, "methods": ["herding_3_rounds"], "shots": [], "pixels": [6], "splits": 1})
     assert found["base", "herding_3_rounds"]["result"]["unique_pixels"] > 2 * 72 * 88
+
+
+@pytest.mark.parametrize(
+    ("variant", "rate", "falling"),
+    [("base", 1, False), ("falling_rate", 1, True), ("dice_bce_falling_fast", 10, True)],
+)
+def test_a_variant_may_change_the_learning_rate(variant, rate, falling, knobs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "tune", lambda network, crops, *given: seen.append(given))
+    results_of({**knobs, "methods": ["random"], "variants": [variant], "splits": 1})
+    assert seen[-1][3] == pytest.approx(rate * 1e-4)
+    assert seen[-1][-1] is falling
 
 
 def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(knobs):

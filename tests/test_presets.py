@@ -1,0 +1,62 @@
+"""What the settings of a stage are where they are not given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from monai.bundle import ConfigParser
+from stage_process import CONFIGS
+
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.presets import PRESETS, preset_value
+from monai_kwtl.scoring import MEASURES
+from monai_kwtl.strategies import STRATEGIES
+from monai_kwtl.support import loss_function
+
+SETTINGS = {"select": ("strategy", "measure"), "train": ("loss", "falling_rate")}
+
+
+def settings_of(stage: str, **given: object) -> dict[str, object]:
+    parser = ConfigParser()
+    parser.read_config(CONFIGS / f"{stage}.json")
+    for name, value in given.items():
+        parser[name] = value
+    return {name: parser.get_parsed_content(name) for name in SETTINGS[stage]}
+
+
+def test_the_paper_is_one_option_away():
+    assert settings_of("select", preset="paper") == {"strategy": "top_k", "measure": "soft"}
+    assert settings_of("train", preset="paper") == {"loss": "weighted", "falling_rate": False}
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_without_a_preset_it_is_that_of_the_project(stage):
+    assert settings_of(stage) == {name: PRESETS["kwtl"][name] for name in SETTINGS[stage]}
+    assert settings_of(stage) != settings_of(stage, preset="paper")
+
+
+def test_what_is_given_goes_before_the_preset():
+    assert settings_of("select", preset="paper", strategy="coverage") == {"strategy": "coverage", "measure": "soft"}
+    assert settings_of("train", loss="weighted")["loss"] == "weighted"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_names_what_there_is(preset):
+    assert preset_value(preset, "strategy") in STRATEGIES
+    assert preset_value(preset, "measure") in MEASURES
+    assert callable(loss_function("auto", (), preset_value(preset, "loss")))
+    assert isinstance(preset_value(preset, "falling_rate"), bool)
+
+
+def test_presets_settle_the_same_settings_and_no_others():
+    assert {frozenset(preset) for preset in PRESETS.values()} == {frozenset(sum(SETTINGS.values(), ()))}
+    for stage, names in SETTINGS.items():
+        content = json.loads((CONFIGS / f"{stage}.json").read_text())
+        assert all("preset_value" in content[name] for name in names)
+
+
+@pytest.mark.parametrize("preset", ["Paper", None, 1, ["paper"]])
+def test_another_preset_is_refused_in_one_line(preset):
+    with pytest.raises(KWTLError, match="preset must be kwtl or paper, got"):
+        preset_value(preset, "loss")

@@ -262,6 +262,8 @@ class Case:
             settings["features"] = digest(features)
         if method.rounds > 1:
             settings["rounds"] = method.rounds
+        if method.first is not None:
+            settings["first"] = method.first
         return settings | {
             "select": method.strategy,
             "scores": scores and digest(scores),

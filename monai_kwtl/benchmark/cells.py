@@ -137,7 +137,9 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
     method, budget, seed = METHODS[key.method], case.budget(key), case.derived_seed(key.method)
     least = 1 if budget.pixels is None else min(i.grid.size[0] * i.grid.size[1] for i in scores)
     first = part_of(budget, 1, method.rounds, cost_of([]), least) or budget
-    regions = select(scores, method.strategy, first, seed)
+    # a method that begins at random begins as the random baseline does: their difference is that of the further rounds
+    begins = (method.first, case.derived_seed(method.first)) if method.first else (method.strategy, seed)
+    regions = select(scores, begins[0], first, begins[1])
     for number in range(2, method.rounds + 1):
         part = part_of(budget, number, method.rounds, cost_of(regions), least)
         if part is None or not any(cover(image, regions).free.any() for image in scores):

@@ -47,6 +47,9 @@ LOOKS = {
     "herding": _Look("uncertainty herding", "#882255", "H", "-"),
     "herding_2_rounds": _Look("uncertainty herding, two rounds", "#AA4499", "8", "--"),
     "herding_3_rounds": _Look("uncertainty herding, three rounds", "#CC6677", "X", ":"),
+    "random_then_coverage": _Look("random, then coverage by the tuned network", "#0072B2", "D", "--"),
+    "random_then_power": _Look("random, then power noise by the tuned network", "#F0C040", "p", ":"),
+    "random_then_foreground": _Look("random, then foreground-aware by the tuned network", "#332288", "*", "--"),
     "typical": _Look("typical (k-means)", "#117733", ".", "-"),
     "k_centre": _Look("core-set (k-centre)", "#44AA99", "+", "-"),
 }

@@ -19,6 +19,7 @@ class Method:
         dense: whether it needs the score map of whole images, and so is never scored window by window.
         features: whether it compares windows by features of the network's latent.
         rounds: in how many rounds the budget is spent; from the second on the network tuned so far scores the pool.
+        first: strategy of the first round where that is another one, which needs no scores.
     """
 
     strategy: str | None
@@ -26,6 +27,7 @@ class Method:
     dense: bool = False
     features: bool = False
     rounds: int = 1
+    first: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -46,6 +48,9 @@ METHODS: dict[str, Method] = {
     "herding": Method("herding", "kl", dense=True, features=True),
     "herding_2_rounds": Method("herding", "kl", dense=True, features=True, rounds=2),
     "herding_3_rounds": Method("herding", "kl", dense=True, features=True, rounds=3),
+    "random_then_coverage": Method("coverage", "kl", dense=True, rounds=2, first="random"),
+    "random_then_power": Method("power", "kl", dense=True, rounds=2, first="random"),
+    "random_then_foreground": Method("foreground_random", "entropy", dense=True, rounds=2, first="random"),
     "typical": Method("typical", features=True),
     "k_centre": Method("k_centre", features=True),
     "full": Method(None),  # every mask of the pool: the ceiling

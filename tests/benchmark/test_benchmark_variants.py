@@ -79,6 +79,24 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
     assert abs(one["unique_pixels"] - three["unique_pixels"]) < 3 * 32 * 32
 
 
+def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(knobs, monkeypatch):
+    chosen = []
+    reveal = cells_module.reveal_masks
+
+    def noted(regions, pool):
+        chosen.append({(r.image, r.page, r.x, r.y) for r in regions})
+        return reveal(regions, pool)
+
+    monkeypatch.setattr(cells_module, "reveal_masks", noted)
+    grid = {**knobs, "methods": ["random", "random_then_coverage"], "shots": [], "pixels": [1], "splits": 1}
+    found = results_of(grid)
+    half, random, ours = sorted(chosen, key=len)
+    assert half < random and half < ours, "half is drawn, and the other half is not"
+    assert random != ours
+    pixels = [found["base", name]["result"]["unique_pixels"] for name in grid["methods"]]
+    assert abs(pixels[0] - pixels[1]) < 32 * 32
+
+
 def test_rounds_have_no_budgets_in_shots(knobs):
     config = make_config({**knobs, "methods": ["herding_2_rounds", "herding"], "shots": [1], "pixels": [1]})
     found = {(key.method, key.budget_kind) for _, key in cells_of(config)}

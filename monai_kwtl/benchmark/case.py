@@ -168,6 +168,10 @@ class Case:
             **_common(self.config),
         }
 
+    def window_of(self, variant: str) -> int:
+        """Side of the windows that a variant chooses among, in pixels."""
+        return max(1, round(VARIANTS[variant].window * self.config.window))
+
     def score_settings(self, variant: str, method: str) -> dict[str, Any] | None:
         """What the scores of a method depend on; None where it needs none."""
         if METHODS[method].measure is None:
@@ -199,7 +203,7 @@ class Case:
         return {
             "network": digest(self.scoring_network(variant)[1]),
             "pool": _identity(self.parts[0]),
-            "window": self.config.window,
+            "window": self.window_of(variant),
             "step": self.config.target(self.target).step,
             "norm_images": self.config.plan.norm_images,
             **_common(self.config),
@@ -217,7 +221,7 @@ class Case:
     def check_budget(self, key: Key) -> None:
         """Raise a :class:`KWTLError` where the pool does not hold a budget."""
         step = self.config.target(self.target).step
-        grids = [WindowGrid(item["height"], item["width"], self.config.window, step) for item in self.pool]
+        grids = [WindowGrid(item["height"], item["width"], self.window_of(key.variant), step) for item in self.pool]
         try:
             self.budget(key).limits(grids)
         except KWTLError as error:
@@ -267,7 +271,7 @@ class Case:
         return settings | {
             "select": method.strategy,
             "scores": scores and digest(scores),
-            "window": config.window,
+            "window": self.window_of(key.variant),
             "step": config.target(self.target).step,
             "budget": self.budget(key).as_dict(),
             "select_seed": self.derived_seed(key.method),

@@ -147,9 +147,9 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
         network = bench.train_support(reveal_masks(regions, case.parts[0]), key.variant)
         network = bench.adapted(network, VARIANTS[key.variant].scoring(method, exact=False)["norm"])
         if method.measure is not None:
-            scores = bench.score_with(network, case.score_settings(key.variant, key.method))
+            scores = bench.score_with(network, case.score_settings(key.variant, key.method), key.variant)
         if method.features:
-            described = zip(scores, bench.describe_with(network), strict=True)
+            described = zip(scores, bench.describe_with(network, key.variant), strict=True)
             scores = [replace(image, features=features) for image, features in described]
         further = select([cover(image, regions) for image in scores], method.strategy, part, seed + number)
         regions += [replace(region, rank=len(regions) + region.rank) for region in further]

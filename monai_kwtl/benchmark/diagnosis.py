@@ -18,7 +18,7 @@ from monai_kwtl.benchmark.config import Config, read_config
 from monai_kwtl.benchmark.figures import LOOKS
 from monai_kwtl.benchmark.grid import cells_of, jobs_of
 from monai_kwtl.benchmark.layout import Column, Table
-from monai_kwtl.benchmark.methods import METHODS
+from monai_kwtl.benchmark.methods import METHODS, VARIANTS
 from monai_kwtl.benchmark.rows import Key
 from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.benchmark.store import Store, digest
@@ -124,11 +124,11 @@ def diagnose(config: Config) -> Table:
             continue
         at = (key.target, key.protocol, key.split, key.seed)
         if at not in points:
-            described, _ = store.with_features(digest(features), Bench(case, store).grids())
+            described, _ = store.with_features(digest(features), Bench(case, store).grids("base"))
             points[at] = principal_components([image.features for image in described])
             labels = [read_label(item) for item in case.parts[0]]
             shares[at[:3]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
-        if METHODS[key.method].rounds == 1:
+        if METHODS[key.method].rounds == 1 and VARIANTS[key.variant].window == 1:  # other windows have other features
             rows.append(_row(case, key, store, names[key], points[at], shares[at[:3]]))
     if not rows:
         raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")

@@ -139,7 +139,7 @@ def _sizes(case: Case, key: Key) -> dict[str, float]:
         "meta": plan.meta_epochs * sources * plan.inner_steps * plan.meta_crops * plan.crop**2 / _CROP,
         "pretext": _training(config, plan.pretext_steps, plan.pretext_epochs, len(pool) * area / step**2),
         "features": norm + len(pool) * image,
-        "scores": norm + len(pool) * passes * image * (config.window**2 / step**2 if exact else 1),
+        "scores": norm + len(pool) * passes * image * (case.window_of(key.variant) ** 2 / step**2 if exact else 1),
         "cell": norm
         + len(test) * image
         + (_training(config, plan.support_steps, plan.support_epochs, windows) if key.method != "pretext_only" else 0),

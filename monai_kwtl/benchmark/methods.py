@@ -104,6 +104,7 @@ class Variant:
         views: ``intensity`` or ``affine`` (figure 6b).
         pseudo_labels: None: as the target's; ``kmeans`` (table 3).
         weighted: whether foreground counts with the weight of Eq. 4 in the scores.
+        window: side of the windows over that of the configuration, in (0, 1]; pixels buy more windows the smaller they are.
         share: of the windows of a shot (figures 4 and 5), in (0, 1].
         norm: batch-norm statistics of the networks that score and are measured: ``reestimated`` on the pool,
             ``running`` of their training; ``transductive``: measured with those of each test image itself, what the
@@ -116,6 +117,7 @@ class Variant:
     views: str = "intensity"
     pseudo_labels: str | None = None
     weighted: bool = False
+    window: float = 1.0
     share: float = 1.0
     norm: str = "reestimated"
     exact: bool | None = None
@@ -147,6 +149,7 @@ VARIANTS: dict[str, Variant] = {
     "half_windows": Variant(share=0.5),
     "quarter_windows": Variant(share=0.25),
     "tenth_windows": Variant(share=0.1),
+    "small_windows": Variant(window=0.5),
     "running_norm": Variant(norm="running"),
     "transductive_norm": Variant(norm="transductive"),
     "exact": Variant(exact=True),
@@ -166,6 +169,7 @@ VARIANTS: dict[str, Variant] = {
     "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
     "dice_bce_long": Variant(tuning=Tuning("dice_bce", steps=2)),
     "source_dice_bce_long": Variant(scores_with="source", tuning=Tuning("dice_bce", steps=2)),
+    "small_windows_dice_bce_long": Variant(window=0.5, tuning=Tuning("dice_bce", steps=2)),
     "recipe": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, flips=True)),
     "recipe_teacher": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, teacher=True, flips=True)),
 }

@@ -186,10 +186,10 @@ class Bench:
         size = plan.crop, step, plan.batch_size
         return crop_dataset(kind, data, steps or 1, max(epochs, 1), 0, *size, seed, **further)
 
-    def grids(self) -> list[ImageScores]:
-        """The pool with its windows, all of score 0."""
-        step = self.config.target(self.case.target).step
-        return [grid_of(item, self.config.window, step) for item in self.case.pool]
+    def grids(self, variant: str) -> list[ImageScores]:
+        """The pool with the windows that a variant chooses among, all of score 0."""
+        step, window = self.config.target(self.case.target).step, self.case.window_of(variant)
+        return [grid_of(item, window, step) for item in self.case.pool]
 
     def score(self, variant: str, method: str) -> None:
         """Score every window of the pool."""
@@ -197,18 +197,19 @@ class Bench:
         if settings is None:
             raise KWTLError(f"the method {method} needs no scores.")
         start = time.perf_counter()
-        pool = self.score_with(self._scoring_network(variant, settings["norm"]), settings)
+        pool = self.score_with(self._scoring_network(variant, settings["norm"]), settings, variant)
         self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
 
     def _scoring_network(self, variant: str, norm: str) -> torch.nn.Module:
         return self.adapted(self._network(*self.case.scoring_network(variant)), norm)
 
-    def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any]) -> list[ImageScores]:
+    def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any], variant: str) -> list[ImageScores]:
         """Score every window of the pool with a network.
 
         Args:
             network: for inference.
             settings: of the scores, as :meth:`Case.score_settings` has them.
+            variant: that they are for.
         """
         scorer = ScoreMapInferer(
             measure=settings["measure"],
@@ -220,7 +221,7 @@ class Bench:
         )
         inferer = WindowScoreInferer(scorer, settings["window"], settings["step"], exact=settings["exact"])
         pool = []
-        for item, grid in zip(self.case.pool, self.grids(), strict=True):
+        for item, grid in zip(self.case.pool, self.grids(variant), strict=True):
             image = torch.from_numpy(read_image(item))[None].to(self.device)
             result = inferer(image, network)
             names = ("window_scores", "cells", "foreground", "foreground_scores")
@@ -233,21 +234,21 @@ class Bench:
         if settings is None:
             raise KWTLError(f"the method {method} compares no windows.")
         start = time.perf_counter()
-        features = self.describe_with(self._scoring_network(variant, settings["norm"]))
+        features = self.describe_with(self._scoring_network(variant, settings["norm"]), variant)
         self.store.put_features(digest(settings), features, time.perf_counter() - start)
 
-    def describe_with(self, network: torch.nn.Module) -> list[np.ndarray]:
+    def describe_with(self, network: torch.nn.Module, variant: str) -> list[np.ndarray]:
         """Features of the windows of each image of the pool, by a network for inference."""
         inferer = TiledInferer(amp=self.amp)
         return [
             window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)
-            for item, grid in zip(self.case.pool, self.grids(), strict=True)
+            for item, grid in zip(self.case.pool, self.grids(variant), strict=True)
         ]
 
     def scores(self, variant: str, method: str) -> tuple[list[ImageScores], float]:
         """The pool as a method sees it, and the seconds that scoring it took."""
         settings, features = self.case.score_settings(variant, method), self.case.feature_settings(variant, method)
-        pool, seconds = self.grids(), 0.0
+        pool, seconds = self.grids(variant), 0.0
         if settings is not None:
             pool, seconds = self.store.scores(digest(settings), pool)
         if features is not None:

@@ -69,9 +69,9 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
     monkeypatch.setattr(
         Bench,
         "score_with",
-        lambda self, network, settings: scored.append(
+        lambda self, network, settings, variant: scored.append(
             float(sum(p.double().sum() for p in network.state_dict().values() if torch.is_floating_point(p)))
-        ) or score_with(self, network, settings),
+        ) or score_with(self, network, settings, variant),
     )  # fmt: skip
     found = results_of({**knobs, "methods": ["herding", "herding_3_rounds"], "shots": [], "pixels": [2]})
     assert len(set(scored)) == len(scored) == 3  # the pretext network once, two tuned ones
@@ -118,6 +118,15 @@ def test_a_variant_may_change_the_learning_rate(variant, rate, falling, knobs, m
     results_of({**knobs, "methods": ["random"], "variants": [variant], "splits": 1})
     assert seen[-1][3] == pytest.approx(rate * 1e-4)
     assert seen[-1][-1] is falling
+
+
+def test_smaller_windows_spend_the_same_pixels_on_more_places(knobs):
+    grid = {**knobs, "methods": ["random", "coverage", "herding"], "variants": ["base", "small_windows"]}
+    found = results_of({**grid, "shots": [], "pixels": [1], "splits": 1})
+    for method in grid["methods"]:
+        large, small = (found[variant, method]["result"] for variant in ("base", "small_windows"))
+        assert small["windows"] >= 3 * large["windows"]
+        assert abs(small["unique_pixels"] - large["unique_pixels"]) < 32 * 32
 
 
 def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(knobs):

@@ -104,7 +104,7 @@ class Variant:
         views: ``intensity`` or ``affine`` (figure 6b).
         pseudo_labels: None: as the target's; ``kmeans`` (table 3).
         weighted: whether foreground counts with the weight of Eq. 4 in the scores.
-        window: side of the windows over that of the configuration, in (0, 1]; pixels buy more windows the smaller they are.
+        window: side of the windows over that of the configuration, in (0, 1]; the same pixels buy more small windows.
         share: of the windows of a shot (figures 4 and 5), in (0, 1].
         norm: batch-norm statistics of the networks that score and are measured: ``reestimated`` on the pool,
             ``running`` of their training; ``transductive``: measured with those of each test image itself, what the

@@ -12,7 +12,16 @@ from scipy.spatial.distance import pdist
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.taking import ImageScores, flat_windows, take_apart
 
-__all__ = ["evenly", "herding", "k_centre", "principal_components", "typical", "weight_of_scores"]
+__all__ = [
+    "evenly",
+    "features_of",
+    "herding",
+    "k_centre",
+    "mostly_covered",
+    "principal_components",
+    "typical",
+    "weight_of_scores",
+]
 
 DIMENSIONS = 128  # of the features after the principal component analysis
 MOST_POINTS = 4096  # windows that stand for the pool where it has more
@@ -24,7 +33,12 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def _features(pool: Sequence[ImageScores], strategy: str) -> list[np.ndarray]:
+def features_of(pool: Sequence[ImageScores], strategy: str) -> list[np.ndarray]:
+    """Features of the windows of each image.
+
+    Raises:
+        KWTLError: where an image has none.
+    """
     if any(image.features is None for image in pool):
         raise KWTLError(
             f"strategy {strategy!r} needs features of the windows, which a network with a latent gives, such as FCRN."
@@ -57,10 +71,10 @@ def principal_components(features: Sequence[np.ndarray], dimensions: int = DIMEN
 
 
 def _points(pool: Sequence[ImageScores], strategy: str) -> np.ndarray:
-    return principal_components(_features(pool, strategy))
+    return principal_components(features_of(pool, strategy))
 
 
-def _labelled(pool: Sequence[ImageScores]) -> np.ndarray:
+def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
     """Windows more than half of which is labelled or handed out already, bool, in the order of ``flat_windows``."""
     shares = [
         np.zeros(len(image.grid))
@@ -113,7 +127,7 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     width = float(np.median(distances)) if len(distances) else 0.0
     width = width or 1.0
     nearest = np.zeros(len(others), dtype=np.float32)  # to the windows chosen: the largest k
-    for known in np.array_split(points[_labelled(pool)], max(1, -(-int(_labelled(pool).sum()) // _BLOCK))):
+    for known in np.array_split(points[mostly_covered(pool)], max(1, -(-int(mostly_covered(pool).sum()) // _BLOCK))):
         if len(known):
             np.maximum(nearest, _kernel(known, others, width).max(0), out=nearest)
 
@@ -166,7 +180,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     to a centre may not be taken, the next nearest is.
     """
     points = _points(pool, "typical")
-    labelled = _labelled(pool)
+    labelled = mostly_covered(pool)
     sample = evenly(len(points), MOST_POINTS)
     seen = points[sample].astype(np.float64)
     spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
@@ -200,7 +214,7 @@ def k_centre(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
     points = _points(pool, "k_centre")
     images, _ = flat_windows(pool)
     distance = np.full(len(images), np.inf, dtype=np.float32)
-    for number in np.flatnonzero(_labelled(pool)):
+    for number in np.flatnonzero(mostly_covered(pool)):
         np.minimum(distance, ((points - points[number]) ** 2).sum(1), out=distance)
 
     def best(wanted: np.ndarray) -> int:

@@ -44,6 +44,7 @@ LOOKS = {
     "top_k_jsd": _Look("Jensen-Shannon, top k", "#B8860B", ">", "--"),
     "power": _Look("divergence, power noise", "#F0C040", "p", "-."),
     "two_thirds": _Look("divergence, two thirds on foreground", "#66C2A5", "d", "-."),
+    "balanced": _Look("balanced random", "#CC3311", "s", "-"),
     "herding": _Look("uncertainty herding", "#882255", "H", "-"),
     "herding_2_rounds": _Look("uncertainty herding, two rounds", "#AA4499", "8", "--"),
     "herding_3_rounds": _Look("uncertainty herding, three rounds", "#CC6677", "X", ":"),

@@ -45,6 +45,8 @@ METHODS: dict[str, Method] = {
     "top_k_jsd": Method("top_k", "jsd", dense=True),
     "power": Method("power", "kl", dense=True),
     "two_thirds": Method("two_thirds", "kl", dense=True),
+    # the predicted foreground counts, which entropy gives
+    "balanced": Method("balanced", "entropy", dense=True, features=True),
     "herding": Method("herding", "kl", dense=True, features=True),
     "herding_2_rounds": Method("herding", "kl", dense=True, features=True, rounds=2),
     "herding_3_rounds": Method("herding", "kl", dense=True, features=True, rounds=3),

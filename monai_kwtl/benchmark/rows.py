@@ -44,6 +44,7 @@ METHODS = (
     "top_k_jsd",
     "power",
     "two_thirds",
+    "balanced",
     "herding",
     "herding_2_rounds",
     "herding_3_rounds",

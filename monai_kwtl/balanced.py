@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from monai_kwtl.feature_strategies import features_of, mostly_covered, principal_components
-from monai_kwtl.taking import ImageScores, flat_windows, free_windows, take_apart
+from monai_kwtl.taking import ImageScores, take_apart
 
 __all__ = ["balanced", "covariates"]
 

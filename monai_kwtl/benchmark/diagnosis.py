@@ -29,7 +29,17 @@ from monai_kwtl.selection import Region
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.whole_files import replaced, written_whole
 
-__all__ = ["COLUMNS", "add_arguments", "diagnose", "draw", "image_spread", "run", "spread_of", "summary"]
+__all__ = [
+    "COLUMNS",
+    "add_arguments",
+    "by_foreground",
+    "diagnose",
+    "draw",
+    "image_spread",
+    "run",
+    "spread_of",
+    "summary",
+]
 
 _HINT = "make room, or choose another --output"
 _SAMPLE = 2000  # windows of a pool that distances are taken of
@@ -111,7 +121,7 @@ def diagnose(config: Config) -> Table:
     compares = next((name for name in config.methods if METHODS[name].features), None)
     if compares is None:
         raise KWTLError(
-            "methods: one of herding, typical and k_centre is needed, whose features windows are placed by."
+            "methods: one of balanced, herding, typical and k_centre is needed, whose features windows are placed by."
         )
     store, rows = Store(Path(config.output_dir) / "store"), []
     cells = [(case, key) for case, key in cells_of(config) if key.budget_kind == "pixels"]
@@ -159,6 +169,39 @@ def summary(table: Table) -> Table:
     columns = tuple(Column("splits") if column.name == "split" else column for column in table.columns)
     rows.sort(key=lambda row: (*row[:3], row[5], -row[13]))
     return Table("diagnosis_means", columns, tuple(rows))
+
+
+BINS = 6  # of by_foreground
+
+
+def by_foreground(table: Table) -> Table:
+    """How IoU goes with the foreground of the windows: sets of windows of all methods, sorted by it, in six parts.
+
+    Args:
+        table: of :func:`diagnose`.
+
+    Returns:
+        For each target, variant and budget with six sets at least, a row a part: foreground over that of the pool, from
+        and to, the number of sets, and the mean of their IoU less the mean of their split.
+    """
+    names = [column.name for column in table.columns]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in (dict(zip(names, values, strict=True)) for values in table.rows):
+        groups.setdefault((row["target"], row["protocol"], row["variant"], row["images' worth"]), []).append(row)
+    rows: list[tuple[Any, ...]] = []
+    for scope, found in groups.items():
+        if len(found) < BINS:
+            continue
+        splits, iou = np.array([row["split"] for row in found]), np.array([row["mean IoU %"] for row in found])
+        above = iou - np.array([iou[splits == split].mean() for split in splits])
+        ratio = np.array([row["foreground %"] / max(row["of the pool %"], 1e-9) for row in found])
+        for part in np.array_split(np.argsort(ratio, kind="stable"), BINS):
+            rows.append((*scope, ratio[part[0]], ratio[part[-1]], len(part), above[part].mean()))
+    columns = (
+        *table.columns[:3], Column("images' worth", "g"), Column("foreground over the pool's, from", ".2f"),
+        Column("to", ".2f"), Column("sets", ".0f"), Column("IoU less mean of split", "+.1f"),
+    )  # fmt: skip
+    return Table("diagnosis_foreground", columns, tuple(rows))
 
 
 def draw(table: Table, path: str | Path) -> None:
@@ -214,16 +257,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, str]:
-    """Write ``diagnosis.csv``, ``diagnosis_means.csv`` and ``diagnosis.png``; returns the means as Markdown."""
+    """Write ``diagnosis*.csv`` and ``diagnosis.png``; returns the means, and IoU by foreground, as Markdown."""
     given = {"output_dir": options.output_dir} if options.output_dir else {}
     table = diagnose(read_config(options.config, given))
-    means = summary(table)
+    means, parts = summary(table), by_foreground(table)
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
         draw(table, options.folder / "diagnosis.png")
     except OSError as error:
         raise KWTLError(f"cannot write {options.folder} ({error.strerror or error}): {_HINT}") from error
-    for each in (table, means):
+    for each in (table, means, parts):
         with written_whole(options.folder / f"{each.name}.csv", _HINT) as unfinished:
             unfinished.write_text(each.csv(), encoding="utf-8", newline="\n")
-    return {"means over splits": "\n" + "\n".join(means.markdown())}
+    return {
+        "means over splits": "\n" + "\n".join(means.markdown()),
+        "IoU by foreground": "\n" + "\n".join(parts.markdown()),
+    }

@@ -8,7 +8,8 @@ from PIL import Image
 
 from monai_kwtl.benchmark.case import Case
 from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.diagnosis import diagnose, draw, image_spread, spread_of, summary
+from monai_kwtl.benchmark.diagnosis import COLUMNS, by_foreground, diagnose, draw, image_spread, spread_of, summary
+from monai_kwtl.benchmark.layout import Table
 from monai_kwtl.benchmark.run import run_protocol
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
@@ -64,6 +65,38 @@ def test_a_finished_grid_is_looked_at(knobs, tmp_path):
         assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 20
 
 
+def test_iou_goes_with_foreground_where_it_does():
+    """Six sets of a split, the one nearest to the pool's foreground the best; splits differ, which does not count."""
+    rows = [
+        (
+            "TNBC",
+            "random",
+            "base",
+            split,
+            "random",
+            1.0,
+            4,
+            4,
+            1.0,
+            10.0 * ratio,
+            10.0,
+            1.0,
+            0.5,
+            level - above,
+            0.3,
+            0.2,
+        )
+        for split, level in (("0", 50.0), ("1", 20.0))
+        for ratio, above in ((0.5, 4.0), (0.8, 1.0), (1.0, 0.0), (1.2, 1.0), (1.5, 2.0), (2.0, 4.0))
+    ]
+    table = by_foreground(Table("diagnosis", COLUMNS, tuple(rows)))
+    assert [row[4:] for row in table.rows] == [
+        (0.5, 0.5, 2, -2.0), (0.8, 0.8, 2, 1.0), (1.0, 1.0, 2, 2.0), (1.2, 1.2, 2, 1.0), (1.5, 1.5, 2, 0.0),
+        (2.0, 2.0, 2, -2.0),
+    ]  # fmt: skip
+    assert not by_foreground(Table("diagnosis", COLUMNS, tuple(rows[:5]))).rows, "too few for six parts"
+
+
 def test_a_grid_without_features_is_refused(knobs):
-    with pytest.raises(KWTLError, match="one of herding, typical and k_centre is needed"):
+    with pytest.raises(KWTLError, match="one of balanced, herding, typical and k_centre is needed"):
         diagnose(make_config(knobs))

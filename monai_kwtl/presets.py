@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.windows import WindowGrid
 
-__all__ = ["PRESETS", "preset_value"]
+__all__ = ["PRESETS", "default_strategy", "preset_value"]
+
+logger = logging.getLogger("monai_kwtl")
 
 # docs/results says what each was chosen by
 PRESETS: dict[str, dict[str, Any]] = {
-    "kwtl": {"strategy": "herding", "measure": "kl", "loss": "dice_bce", "falling_rate": True},
-    "paper": {"strategy": "top_k", "measure": "soft", "loss": "weighted", "falling_rate": False},
+    "kwtl": {"strategy": "balanced", "loss": "dice_bce", "falling_rate": True},
+    "paper": {"strategy": "top_k", "loss": "weighted", "falling_rate": False},
 }
+
+# features take 2 KiB a window for good, and about 16 KiB a window of one image while they are summed up
+MOST_WINDOWS = 200_000
+MOST_OF_AN_IMAGE = 20_000
 
 
 def preset_value(preset: Any, setting: str) -> Any:
@@ -20,7 +29,7 @@ def preset_value(preset: Any, setting: str) -> Any:
 
     Args:
         preset: ``kwtl``: what did best in this project's benchmark; ``paper``: as in Dawoud et al. 2023.
-        setting: a name in :data:`PRESETS`: ``strategy``, ``measure``, ``loss`` or ``falling_rate``.
+        setting: a name in :data:`PRESETS`: ``strategy``, ``loss`` or ``falling_rate``.
 
     Raises:
         KWTLError: for another preset.
@@ -28,3 +37,28 @@ def preset_value(preset: Any, setting: str) -> Any:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise KWTLError(f"preset must be {' or '.join(PRESETS)}, got {preset!r}.")
     return PRESETS[preset][setting]
+
+
+def default_strategy(preset: Any, items: Sequence[Mapping[str, Any]], window: int, step: int) -> str:
+    """The strategy of a preset; one that compares windows only where they are few enough for the memory.
+
+    Otherwise it is ``stratified_random``, and that is said.
+
+    Args:
+        preset: as in :func:`preset_value`.
+        items: of the pool, with ``height`` and ``width``.
+        window: side of a window, in pixels.
+        step: distance between windows, in pixels.
+
+    Raises:
+        KWTLError: for another preset, and a window or step that makes no sense.
+    """
+    strategy = preset_value(preset, "strategy")
+    counts = [len(WindowGrid(item["height"], item["width"], window, step)) for item in items]
+    if strategy == "balanced" and (sum(counts) > MOST_WINDOWS or max(counts, default=0) > MOST_OF_AN_IMAGE):
+        logger.info(
+            "strategy: stratified_random, as %d windows are too many to compare; a larger --step makes them fewer",
+            sum(counts),
+        )
+        return "stratified_random"
+    return strategy

@@ -9,24 +9,24 @@ from monai.bundle import ConfigParser
 from stage_process import CONFIGS
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.presets import PRESETS, preset_value
-from monai_kwtl.scoring import MEASURES
+from monai_kwtl.presets import PRESETS, default_strategy, preset_value
 from monai_kwtl.strategies import STRATEGIES
 from monai_kwtl.support import loss_function
 
-SETTINGS = {"select": ("strategy", "measure"), "train": ("loss", "falling_rate")}
+SETTINGS = {"select": ("strategy",), "train": ("loss", "falling_rate")}
+ITEMS = ({"height": 48, "width": 60},) * 3
 
 
 def settings_of(stage: str, **given: object) -> dict[str, object]:
     parser = ConfigParser()
     parser.read_config(CONFIGS / f"{stage}.json")
-    for name, value in given.items():
+    for name, value in {**({"pool": ITEMS} if stage == "select" else {}), **given}.items():
         parser[name] = value
     return {name: parser.get_parsed_content(name) for name in SETTINGS[stage]}
 
 
 def test_the_paper_is_one_option_away():
-    assert settings_of("select", preset="paper") == {"strategy": "top_k", "measure": "soft"}
+    assert settings_of("select", preset="paper") == {"strategy": "top_k"}
     assert settings_of("train", preset="paper") == {"loss": "weighted", "falling_rate": False}
 
 
@@ -37,14 +37,13 @@ def test_without_a_preset_it_is_that_of_the_project(stage):
 
 
 def test_what_is_given_goes_before_the_preset():
-    assert settings_of("select", preset="paper", strategy="coverage") == {"strategy": "coverage", "measure": "soft"}
+    assert settings_of("select", preset="paper", strategy="coverage") == {"strategy": "coverage"}
     assert settings_of("train", loss="weighted")["loss"] == "weighted"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_names_what_there_is(preset):
     assert preset_value(preset, "strategy") in STRATEGIES
-    assert preset_value(preset, "measure") in MEASURES
     assert callable(loss_function("auto", (), preset_value(preset, "loss")))
     assert isinstance(preset_value(preset, "falling_rate"), bool)
 
@@ -53,7 +52,22 @@ def test_presets_settle_the_same_settings_and_no_others():
     assert {frozenset(preset) for preset in PRESETS.values()} == {frozenset(sum(SETTINGS.values(), ()))}
     for stage, names in SETTINGS.items():
         content = json.loads((CONFIGS / f"{stage}.json").read_text())
-        assert all("preset_value" in content[name] for name in names)
+        assert all("monai_kwtl.presets." in content[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[{"height": 5000, "width": 5000}], [{"height": 1024, "width": 1024}] * 300],
+    ids=["a large image", "many windows"],
+)
+def test_windows_too_many_to_compare_are_drawn_and_that_is_said(items, caplog):
+    caplog.set_level("INFO", logger="monai_kwtl")
+    assert default_strategy("kwtl", items, 256, 30) == "stratified_random"
+    assert "too many to compare; a larger --step" in caplog.text
+    caplog.clear()
+    assert default_strategy("kwtl", items, 256, 128) == PRESETS["kwtl"]["strategy"]
+    assert default_strategy("paper", items, 256, 30) == "top_k"
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("preset", ["Paper", None, 1, ["paper"]])

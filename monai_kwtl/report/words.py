@@ -20,8 +20,9 @@ SETTINGS = {
     "budget_pixels": ("Budget, pixels", "How many pixels may be outlined, each counted once"),
     "strategy": (
         "Choice of regions",
-        "top_k takes the highest scores even where regions overlap; coverage avoids labelling the same cells twice; "
-        "herding, typical and k_centre take regions that look different",
+        "balanced takes regions that together look like all of the images; top_k takes the highest scores even where "
+        "regions overlap; coverage avoids labelling the same cells twice; herding, typical and k_centre take regions "
+        "that look different",
     ),
     "measure": (
         "Score",

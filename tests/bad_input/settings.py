@@ -65,7 +65,7 @@ SELECTING = [
     case(
         "select",
         "unknown strategy 'best'; use one of top_k, coverage, random, stratified_random, strided, foreground_random, "
-        "power, two_thirds, herding, typical, k_centre.",
+        "power, two_thirds, balanced, herding, typical, k_centre.",
         strategy="best",
     ),
     case(("select", "train"), "preset must be kwtl or paper, got 'best'.", preset="best"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,32 +37,44 @@ def covariates(pool: Sequence[ImageScores], components: int = COMPONENTS) -> np.
     return values / np.where(deviation < 1e-9, 1.0, deviation)
 
 
-def _draw(
-    pool: Sequence[ImageScores], free: Sequence[np.ndarray], windows: int, pixels: float, rng: np.random.Generator
-) -> list[tuple[int, int]]:
+class _Image(NamedTuple):
+    free: np.ndarray  # numbers of the windows that may be drawn
+    y: np.ndarray  # their places
+    x: np.ndarray
+    size: tuple[int, int]
+
+
+def _images(pool: Sequence[ImageScores]) -> list[_Image]:
+    images = []
+    for image in pool:
+        free = np.flatnonzero(image.free)
+        images.append(_Image(free, image.grid.y[free], image.grid.x[free], image.grid.size))
+    return images
+
+
+def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Images in random order, a random window of each in turn that overlaps none before: (image, window)."""
     chosen: list[tuple[int, int]] = []
-    taken: dict[int, list[int]] = {}
-    spent, left = 0.0, [image for image in range(len(pool)) if len(free[image])]
+    apart: dict[int, np.ndarray] = {}  # which free windows of an image overlap none drawn
+    spent, left = 0.0, [number for number, image in enumerate(images) if len(image.free)]
     while left and len(chosen) < windows:
         further = []
-        for image in rng.permutation(left)[: windows - len(chosen)].tolist():
-            grid = pool[image].grid
-            area = grid.size[0] * grid.size[1]
-            if spent + area > pixels:
+        for number in rng.permutation(left)[: windows - len(chosen)].tolist():
+            image = images[number]
+            height, width = image.size
+            if spent + height * width > pixels:
                 continue
-            candidates = free[image]
-            for other in taken.get(image, ()):
-                near = abs(grid.y[candidates] - grid.y[other]) < grid.size[0]
-                near &= abs(grid.x[candidates] - grid.x[other]) < grid.size[1]
-                candidates = candidates[~near]
-            if not len(candidates):
+            candidates = np.flatnonzero(apart[number]) if number in apart else None
+            count = len(image.free) if candidates is None else len(candidates)
+            if not count:
                 continue
-            window = int(candidates[rng.integers(len(candidates))])
-            taken.setdefault(image, []).append(window)
-            chosen.append((image, window))
-            spent += area
-            further.append(image)
+            drawn = int(rng.integers(count))
+            place = drawn if candidates is None else int(candidates[drawn])
+            far = (abs(image.y - image.y[place]) >= height) | (abs(image.x - image.x[place]) >= width)
+            apart[number] = far & apart[number] if number in apart else far
+            chosen.append((number, int(image.free[place])))
+            spent += height * width
+            further.append(number)
         left = further
     return chosen
 
@@ -77,7 +90,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
     """
     values = covariates(pool)
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
-    free = [np.flatnonzero(image.free) for image in pool]
+    images = _images(pool)
     known = mostly_covered(pool)
     spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
     before = spent / np.mean([image.grid.size[0] * image.grid.size[1] for image in pool]) if known.any() else 0.0
@@ -85,7 +98,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
 
     best, least = [], np.inf
     for _ in range(DRAWS):
-        drawn = [int(offsets[image]) + window for image, window in _draw(pool, free, windows, pixels, rng)]
+        drawn = [int(offsets[image]) + window for image, window in _draw(images, windows, pixels, rng)]
         if not drawn:
             break  # the budget holds no whole window: all is left to the end
         distance = float((((total + values[drawn].sum(0)) / (before + len(drawn))) ** 2).sum())

@@ -15,8 +15,8 @@ logger = logging.getLogger("monai_kwtl")
 
 # docs/results says what each was chosen by
 PRESETS: dict[str, dict[str, Any]] = {
-    "kwtl": {"strategy": "balanced", "loss": "dice_bce", "falling_rate": True},
-    "paper": {"strategy": "top_k", "loss": "weighted", "falling_rate": False},
+    "kwtl": {"strategy": "balanced", "loss": "dice_bce", "learning_rate": 1e-3, "falling_rate": True},
+    "paper": {"strategy": "top_k", "loss": "weighted", "learning_rate": 1e-4, "falling_rate": False},
 }
 
 # features take 2 KiB a window for good, and about 16 KiB a window of one image while they are summed up
@@ -29,7 +29,7 @@ def preset_value(preset: Any, setting: str) -> Any:
 
     Args:
         preset: ``kwtl``: what did best in this project's benchmark; ``paper``: as in Dawoud et al. 2023.
-        setting: a name in :data:`PRESETS`: ``strategy``, ``loss`` or ``falling_rate``.
+        setting: a name in :data:`PRESETS`: ``strategy``, ``loss``, ``learning_rate`` or ``falling_rate``.
 
     Raises:
         KWTLError: for another preset.

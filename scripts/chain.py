@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("target", help="name of a data set below KWTL_DATA, such as ssTEM")
     parser.add_argument("--shots", type=float, default=3)
     parser.add_argument("--pixels", type=int, default=None, help="budget in distinct pixels instead of shots")
-    parser.add_argument("--strategy", default="top_k")
+    parser.add_argument("--strategy", default="balanced")
     parser.add_argument("--measure", default="soft")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of the support tuning")

@@ -156,7 +156,7 @@ def test_the_explanation_names_every_choice(name, values):
 
 def test_a_knob_of_one_name_has_one_default_in_the_stages_that_share_a_command_line():
     """Where the same option means the same; what a stage needs otherwise is listed here."""
-    own = {"output_dir", "ckpt", "steps", "epochs", "checkpoint_every", "most_images", "crop"}
+    own = {"output_dir", "ckpt", "steps", "epochs", "checkpoint_every", "most_images", "crop", "learning_rate"}
     found: dict[str, set[str]] = {}
     for stage in STAGES:
         config = json.loads((CONFIGS / f"{stage}.json").read_text())

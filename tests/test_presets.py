@@ -13,7 +13,7 @@ from monai_kwtl.presets import PRESETS, default_strategy, preset_value
 from monai_kwtl.strategies import STRATEGIES
 from monai_kwtl.support import loss_function
 
-SETTINGS = {"select": ("strategy",), "train": ("loss", "falling_rate")}
+SETTINGS = {"select": ("strategy",), "train": ("loss", "learning_rate", "falling_rate")}
 ITEMS = ({"height": 48, "width": 60},) * 3
 
 
@@ -27,7 +27,7 @@ def settings_of(stage: str, **given: object) -> dict[str, object]:
 
 def test_the_paper_is_one_option_away():
     assert settings_of("select", preset="paper") == {"strategy": "top_k"}
-    assert settings_of("train", preset="paper") == {"loss": "weighted", "falling_rate": False}
+    assert settings_of("train", preset="paper") == {"loss": "weighted", "learning_rate": 1e-4, "falling_rate": False}
 
 
 @pytest.mark.parametrize("stage", SETTINGS)
@@ -46,6 +46,7 @@ def test_a_preset_names_what_there_is(preset):
     assert preset_value(preset, "strategy") in STRATEGIES
     assert callable(loss_function("auto", (), preset_value(preset, "loss")))
     assert isinstance(preset_value(preset, "falling_rate"), bool)
+    assert 0 < preset_value(preset, "learning_rate") < 0.01
 
 
 def test_presets_settle_the_same_settings_and_no_others():

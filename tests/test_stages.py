@@ -198,7 +198,7 @@ def interrupted(place, tmp_path_factory):
 
 @pytest.mark.parametrize("changed", ["learning_rate", "ckpt", "labels", "amp"])
 def test_a_checkpoint_of_other_settings_is_refused(changed, place, interrupted, tmp_path):
-    value = {"learning_rate": 1e-3, "amp": "true"}.get(changed, tmp_path / changed)
+    value = {"learning_rate": 2e-3, "amp": "true"}.get(changed, tmp_path / changed)
     if changed == "ckpt":
         torch.manual_seed(1)
         torch.save(FCRN(spatial_dims=2, in_channels=1, out_channels=1).state_dict(), value)

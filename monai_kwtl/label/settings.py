@@ -11,6 +11,7 @@ from typing import Any
 
 from monai_kwtl.bundle import true_or_false
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.presets import PRESETS
 
 __all__ = ["SETTINGS_NAME", "LabelSettings", "read_settings"]
 
@@ -37,7 +38,7 @@ class LabelSettings:
     steps: int = 500
     crop: int = 128
     batch_size: int = 8
-    learning_rate: float = 0.0001
+    learning_rate: float = PRESETS["kwtl"]["learning_rate"]
     held_out: float = 0.2
     score_at_start: bool = True
     epistemic: bool = False

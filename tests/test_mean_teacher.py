@@ -348,15 +348,18 @@ def weights(folder):
     return torch.load(folder / "model.pt", weights_only=True)
 
 
-def test_the_stage_gives_the_weights_of_the_function(place, tmp_path, one_thread):
-    ended = stage(place, tmp_path, adapt_norm="false")
+@pytest.mark.parametrize(
+    ("preset", "how"), [("paper", {}), ("kwtl", {"loss_function": DiceBCE(), "falling": True})], ids=["paper", "kwtl"]
+)
+def test_the_stage_gives_the_weights_of_the_function(preset, how, place, tmp_path, one_thread):
+    ended = stage(place, tmp_path, adapt_norm="false", preset=preset)
     assert ended.status == 0, ended.err
     pool = load_pool(place / "pool")
     network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), place / "start.pt")
     support = CropDataset(read_support(pool), steps=6, size=32, batch_size=2)
     crops = CropDataset(unlabelled_images(pool), steps=6, size=32, batch_size=2, seed=[0, 1])
     network = network.to(memory_format=torch.channels_last)
-    expected = tune_mean_teacher(network, support, crops, "cpu", False, 6, 1e-3, decay=0.5, warm_up=1)
+    expected = tune_mean_teacher(network, support, crops, "cpu", False, 6, 1e-3, decay=0.5, warm_up=1, **how)
     found = weights(tmp_path)
     assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
 

@@ -319,7 +319,7 @@ def test_fewer_than_asked_are_said(place):
     (place.folder / "whole").mkdir()
     for item in place.pool[1:]:
         (place.folder / "whole" / f"{Path(item['name']).stem}.png").touch()
-    ended = select(ckpt="start.pt", labels="whole", budget_windows=40)
+    ended = select(ckpt="start.pt", labels="whole", budget_windows=40, strategy="random")
     assert ended.status == 0, ended.err
     free = len(WindowGrid(65, 90, QUICK["window"], QUICK["step"]))
     assert f"only {free} windows are left" in ended.out and len(boxes("output/images/select_2")) == free

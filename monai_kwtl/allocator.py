@@ -6,7 +6,7 @@ import ctypes
 import sys
 from functools import lru_cache
 
-__all__ = ["freed_memory_is_kept", "keep_freed_memory"]
+__all__ = ["freed_memory_is_kept", "give_back_freed_memory", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 # bytes; a layer of a training step is smaller, the grey values of a slide are not. Some versions take 32 MiB at most
@@ -36,3 +36,13 @@ def keep_freed_memory() -> bool:
 def freed_memory_is_kept() -> bool:
     """Whether :func:`keep_freed_memory` has been called in this process, and was of use."""
     return keep_freed_memory.cache_info().currsize > 0 and keep_freed_memory()
+
+
+def give_back_freed_memory() -> bool:
+    """Give back to the system what was kept so far, between a part of the work and another that needs other blocks.
+
+    Returns:
+        Whether some was: False where the C library is no glibc, and where nothing is to be given back.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    return trim is not None and bool(trim(0))

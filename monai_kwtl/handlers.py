@@ -15,6 +15,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from monai_kwtl.allocator import give_back_freed_memory
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
@@ -233,6 +234,7 @@ class SelectionSaver:
             KWTLError: when an image has no scores, or the output cannot be written.
         """
         barrier()
+        give_back_freed_memory()  # of the layers: pictures of a slide need as much in other blocks
         if not is_main_process():
             return []
         pool = [self.store.get(item) for item in self.items]

@@ -103,6 +103,14 @@ def decode(uri: str) -> np.ndarray:
 # ---- pictures
 
 
+def test_a_large_image_is_stretched_in_bands(monkeypatch, rng):
+    image = rng.integers(30, 90, (1, 67, 41), dtype=np.uint8)
+    whole = for_display(image)
+    for pixels in (1, 41 * 10 + 5, 41 * 67):
+        monkeypatch.setattr("monai_kwtl.report.pictures._AT_ONCE", pixels)
+        np.testing.assert_array_equal(for_display(image), whole)
+
+
 def test_display_contrast_is_stretched_but_noise_is_not():
     dim = np.tile(np.arange(40, 80, dtype=np.uint8), (30, 1))[None]
     assert for_display(dim).min() == 0 and for_display(dim).max() == 255

@@ -30,6 +30,9 @@ LARGEST_GAIN = 8.0
 PNG_EFFORT = 1  # of zlib; the usual 6 takes three times as long, for files that are as large
 
 
+_AT_ONCE = 1 << 24  # pixels
+
+
 def for_display(image: np.ndarray) -> np.ndarray:
     """Stretch the contrast of an image so that a person sees what is in it; for looking at, not for computing.
 
@@ -47,8 +50,12 @@ def for_display(image: np.ndarray) -> np.ndarray:
     looked_at = np.ascontiguousarray(pixels[::stride, ::stride])
     low, high = _percentiles(Image.fromarray(looked_at).histogram(), (0.1, 99.9))
     gain = min(255.0 / max(high - low, 1.0), LARGEST_GAIN)
-    table = np.rint(np.clip((np.arange(256) - low) * gain, 0, 255))
-    return np.array(Image.fromarray(pixels).point(table.astype(int).tolist()))
+    table = np.rint(np.clip((np.arange(256) - low) * gain, 0, 255)).astype(int).tolist()
+    shown = np.empty_like(pixels)
+    rows = max(1, _AT_ONCE // max(pixels.shape[1], 1))
+    for top in range(0, len(pixels), rows):  # Pillow holds a copy before and one after
+        shown[top : top + rows] = Image.fromarray(pixels[top : top + rows]).point(table)
+    return shown
 
 
 def _percentiles(histogram: Sequence[int], wanted: Sequence[float]) -> list[float]:

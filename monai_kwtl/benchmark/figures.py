@@ -32,7 +32,7 @@ class _Look(NamedTuple):
 # the colours of Okabe and Ito, which stay apart for every kind of colour vision; the baselines are grey and dashed
 LOOKS = {
     "top_k_soft": _Look("consistency, top k (paper)", "#D55E00", "o", "-"),
-    "top_k_hard": _Look("consistency, top k, hard target", "#E69F00", "s", "-"),
+    "top_k_hard": _Look("consistency, top k, hard target", "#E69F00", "1", "-"),
     "coverage": _Look("consistency, coverage", "#0072B2", "D", "-"),
     "entropy": _Look("entropy", "#009E73", "^", "-"),
     "mc_dropout": _Look("MC-dropout", "#CC79A7", "v", "-"),
@@ -48,9 +48,9 @@ LOOKS = {
     "herding": _Look("uncertainty herding", "#882255", "H", "-"),
     "herding_2_rounds": _Look("uncertainty herding, two rounds", "#AA4499", "8", "--"),
     "herding_3_rounds": _Look("uncertainty herding, three rounds", "#CC6677", "X", ":"),
-    "random_then_coverage": _Look("random, then coverage by the tuned network", "#0072B2", "D", "--"),
-    "random_then_power": _Look("random, then power noise by the tuned network", "#F0C040", "p", ":"),
-    "random_then_foreground": _Look("random, then foreground-aware by the tuned network", "#332288", "*", "--"),
+    "random_then_coverage": _Look("random, then coverage by the tuned network", "#4477AA", "2", "--"),
+    "random_then_power": _Look("random, then power noise by the tuned network", "#BBCC33", "3", ":"),
+    "random_then_foreground": _Look("random, then foreground-aware by the tuned network", "#332288", "4", "--"),
     "typical": _Look("typical (k-means)", "#117733", ".", "-"),
     "k_centre": _Look("core-set (k-centre)", "#44AA99", "+", "-"),
 }

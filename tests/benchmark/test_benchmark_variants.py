@@ -18,7 +18,8 @@ from monai_kwtl.benchmark.store import Store
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection import Budget, Cost
 
-TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning()]
+# those that choose among other windows have other ones
+TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning() and variant.window == 1]
 
 
 def results_of(knobs):

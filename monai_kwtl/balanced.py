@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monai_kwtl.feature_strategies import features_of, mostly_covered, principal_components
+from monai_kwtl.feature_strategies import (
+    features_of,
+    mostly_covered,
+    pixels_covered,
+    principal_components,
+    window_area,
+)
 from monai_kwtl.taking import ImageScores, take_apart
 
 __all__ = ["balanced", "covariates"]
@@ -92,8 +98,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
     images = _images(pool)
     known = mostly_covered(pool)
-    spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
-    before = spent / np.mean([image.grid.size[0] * image.grid.size[1] for image in pool]) if known.any() else 0.0
+    before = pixels_covered(pool) / window_area(pool) if known.any() else 0.0
     total = before * values[known].mean(0) if known.any() else np.zeros(values.shape[1])
 
     best, least = [], np.inf

@@ -18,9 +18,11 @@ __all__ = [
     "herding",
     "k_centre",
     "mostly_covered",
+    "pixels_covered",
     "principal_components",
     "typical",
     "weight_of_scores",
+    "window_area",
 ]
 
 DIMENSIONS = 128  # of the features after the principal component analysis
@@ -85,6 +87,16 @@ def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
     return np.concatenate(shares) > 0.5
 
 
+def pixels_covered(pool: Sequence[ImageScores]) -> float:
+    """How many pixels of the pool are labelled or handed out already."""
+    return sum(float(image.covered.sum()) for image in pool if image.covered is not None)
+
+
+def window_area(pool: Sequence[ImageScores]) -> float:
+    """Pixels of a window, the mean over images: windows are smaller in images that are."""
+    return float(np.mean([image.grid.size[0] * image.grid.size[1] for image in pool]))
+
+
 def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
     """Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for the same point."""
     squared = (points**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2.0 * points @ others.T
@@ -102,9 +114,8 @@ def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -
         pool: images.
     """
     area = np.mean([image.grid.height * image.grid.width for image in pool])
-    size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
-    spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
-    return float(np.clip(np.log10(max((spent + min(windows * size, pixels)) / area, 1e-9)), 0.0, 1.0))
+    spent = pixels_covered(pool) + min(windows * window_area(pool), pixels)
+    return float(np.clip(np.log10(max(spent / area, 1e-9)), 0.0, 1.0))
 
 
 def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
@@ -127,7 +138,8 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     width = float(np.median(distances)) if len(distances) else 0.0
     width = width or 1.0
     nearest = np.zeros(len(others), dtype=np.float32)  # to the windows chosen: the largest k
-    for known in np.array_split(points[mostly_covered(pool)], max(1, -(-int(mostly_covered(pool).sum()) // _BLOCK))):
+    labelled = points[mostly_covered(pool)]
+    for known in np.array_split(labelled, max(1, -(-len(labelled) // _BLOCK))):
         if len(known):
             np.maximum(nearest, _kernel(known, others, width).max(0), out=nearest)
 
@@ -156,8 +168,7 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
 
 def _clusters(pool: Sequence[ImageScores], windows: float, pixels: float, least: int = 1) -> int:
     """How many windows of the pool's usual size a budget holds."""
-    size = np.mean([image.grid.size[0] * image.grid.size[1] for image in pool])
-    return max(least, int(min(windows, pixels / size)))
+    return max(least, int(min(windows, pixels / window_area(pool))))
 
 
 def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -183,8 +194,8 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     labelled = mostly_covered(pool)
     sample = evenly(len(points), MOST_POINTS)
     seen = points[sample].astype(np.float64)
-    spent = sum(float(image.covered.sum()) for image in pool if image.covered is not None)
-    count = min(_clusters(pool, windows, pixels) + _clusters(pool, np.inf, spent, 0), len(np.unique(seen, axis=0)))
+    spent = _clusters(pool, np.inf, pixels_covered(pool), 0)
+    count = min(_clusters(pool, windows, pixels) + spent, len(np.unique(seen, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cluster that has run empty, which is left out below
         centres, members = kmeans2(seen, _distant(seen, count, rng), minit="matrix")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.strategies import FEATURE_STRATEGIES
 from monai_kwtl.windows import WindowGrid
 
 __all__ = ["PRESETS", "default_strategy", "preset_value"]
@@ -51,11 +52,13 @@ def default_strategy(preset: Any, items: Sequence[Mapping[str, Any]], window: in
         step: distance between windows, in pixels.
 
     Raises:
-        KWTLError: for another preset, and a window or step that makes no sense.
+        KWTLError: for another preset, and, where windows are compared, a window or step that makes no sense.
     """
     strategy = preset_value(preset, "strategy")
+    if strategy not in FEATURE_STRATEGIES:
+        return strategy
     counts = [len(WindowGrid(item["height"], item["width"], window, step)) for item in items]
-    if strategy == "balanced" and (sum(counts) > MOST_WINDOWS or max(counts, default=0) > MOST_OF_AN_IMAGE):
+    if sum(counts) > MOST_WINDOWS or max(counts, default=0) > MOST_OF_AN_IMAGE:
         logger.info(
             "strategy: stratified_random, as %d windows are too many to compare; a larger --step makes them fewer",
             sum(counts),

@@ -138,8 +138,7 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
     least = 1 if budget.pixels is None else min(i.grid.size[0] * i.grid.size[1] for i in scores)
     first = part_of(budget, 1, method.rounds, cost_of([]), least) or budget
     # a method that begins at random begins as the random baseline does: their difference is that of the further rounds
-    begins = (method.first, case.derived_seed(method.first)) if method.first else (method.strategy, seed)
-    regions = select(scores, begins[0], first, begins[1])
+    regions = select(scores, method.first or method.strategy, first, case.derived_seed(method.first or key.method))
     for number in range(2, method.rounds + 1):
         part = part_of(budget, number, method.rounds, cost_of(regions), least)
         if part is None or not any(cover(image, regions).free.any() for image in scores):
@@ -147,7 +146,7 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
         network = bench.train_support(reveal_masks(regions, case.parts[0]), key.variant)
         network = bench.adapted(network, VARIANTS[key.variant].scoring(method, exact=False)["norm"])
         if method.measure is not None:
-            scores = bench.score_with(network, case.score_settings(key.variant, key.method), key.variant)
+            scores = bench.score_with(network, case.score_settings(key.variant, key.method))
         if method.features:
             described = zip(scores, bench.describe_with(network, key.variant), strict=True)
             scores = [replace(image, features=features) for image, features in described]

@@ -26,7 +26,7 @@ from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.feature_strategies import evenly, principal_components
 from monai_kwtl.selection import Region
-from monai_kwtl.strategies import ImageScores
+from monai_kwtl.strategies import FEATURE_STRATEGIES, ImageScores
 from monai_kwtl.whole_files import replaced, written_whole
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _HINT = "make room, or choose another --output"
+BINS = 6  # of by_foreground
 _SAMPLE = 2000  # windows of a pool that distances are taken of
 COLUMNS = (
     *map(Column, ("target", "protocol", "variant", "split", "method")),
@@ -121,7 +122,8 @@ def diagnose(config: Config) -> Table:
     compares = next((name for name in config.methods if METHODS[name].features), None)
     if compares is None:
         raise KWTLError(
-            "methods: one of balanced, herding, typical and k_centre is needed, whose features windows are placed by."
+            f"methods: one of {', '.join(FEATURE_STRATEGIES[:-1])} and {FEATURE_STRATEGIES[-1]} is needed, whose "
+            "features windows are placed by."
         )
     store, rows = Store(Path(config.output_dir) / "store"), []
     cells = [(case, key) for case, key in cells_of(config) if key.budget_kind == "pixels"]
@@ -171,7 +173,9 @@ def summary(table: Table) -> Table:
     return Table("diagnosis_means", columns, tuple(rows))
 
 
-BINS = 6  # of by_foreground
+def _records(table: Table) -> list[dict[str, Any]]:
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in table.rows]
 
 
 def by_foreground(table: Table) -> Table:
@@ -184,9 +188,8 @@ def by_foreground(table: Table) -> Table:
         For each target, variant and budget with six sets at least, a row a part: foreground over that of the pool, from
         and to, the number of sets, and the mean of their IoU less the mean of their split.
     """
-    names = [column.name for column in table.columns]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in (dict(zip(names, values, strict=True)) for values in table.rows):
+    for row in _records(table):
         groups.setdefault((row["target"], row["protocol"], row["variant"], row["images' worth"]), []).append(row)
     rows: list[tuple[Any, ...]] = []
     for scope, found in groups.items():
@@ -211,8 +214,7 @@ def draw(table: Table, path: str | Path) -> None:
         table: of :func:`diagnose`.
         path: of the PNG.
     """
-    names = [column.name for column in table.columns]
-    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    rows = _records(table)
     keys = ("target", "protocol", "variant", "images' worth")
     panels = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
     axes_of = (

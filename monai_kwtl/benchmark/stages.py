@@ -71,9 +71,7 @@ def tune(
         KWTLError: when the loss is no number any more.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4)
-    handlers: list[Any] = [TuningLog(None)]
-    if decay:
-        handlers.append(FallingRate(optimizer, learning_rate, dataset.steps))
+    handlers = [TuningLog(None), FallingRate(optimizer, learning_rate, dataset.steps, decay)]
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,
@@ -197,19 +195,18 @@ class Bench:
         if settings is None:
             raise KWTLError(f"the method {method} needs no scores.")
         start = time.perf_counter()
-        pool = self.score_with(self._scoring_network(variant, settings["norm"]), settings, variant)
+        pool = self.score_with(self._scoring_network(variant, settings["norm"]), settings)
         self.store.put_scores(digest(settings), pool, time.perf_counter() - start)
 
     def _scoring_network(self, variant: str, norm: str) -> torch.nn.Module:
         return self.adapted(self._network(*self.case.scoring_network(variant)), norm)
 
-    def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any], variant: str) -> list[ImageScores]:
+    def score_with(self, network: torch.nn.Module, settings: Mapping[str, Any]) -> list[ImageScores]:
         """Score every window of the pool with a network.
 
         Args:
             network: for inference.
             settings: of the scores, as :meth:`Case.score_settings` has them.
-            variant: that they are for.
         """
         scorer = ScoreMapInferer(
             measure=settings["measure"],
@@ -221,7 +218,8 @@ class Bench:
         )
         inferer = WindowScoreInferer(scorer, settings["window"], settings["step"], exact=settings["exact"])
         pool = []
-        for item, grid in zip(self.case.pool, self.grids(variant), strict=True):
+        for item in self.case.pool:
+            grid = grid_of(item, settings["window"], settings["step"])
             image = torch.from_numpy(read_image(item))[None].to(self.device)
             result = inferer(image, network)
             names = ("window_scores", "cells", "foreground", "foreground_scores")

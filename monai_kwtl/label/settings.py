@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_kwtl.bundle import true_or_false
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.presets import PRESETS
+from monai_kwtl.presets import preset_value
 
 __all__ = ["SETTINGS_NAME", "LabelSettings", "read_settings"]
 
@@ -38,7 +38,7 @@ class LabelSettings:
     steps: int = 500
     crop: int = 128
     batch_size: int = 8
-    learning_rate: float = PRESETS["kwtl"]["learning_rate"]
+    learning_rate: float = preset_value("kwtl", "learning_rate")
     held_out: float = 0.2
     score_at_start: bool = True
     epistemic: bool = False

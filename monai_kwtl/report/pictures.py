@@ -28,9 +28,7 @@ SCORE_COLOURS = "magma"
 RANK_COLOURS = "plasma"
 LARGEST_GAIN = 8.0
 PNG_EFFORT = 1  # of zlib; the usual 6 takes three times as long, for files that are as large
-
-
-_AT_ONCE = 1 << 24  # pixels
+_AT_ONCE = 1 << 24  # pixels that are stretched
 
 
 def for_display(image: np.ndarray) -> np.ndarray:

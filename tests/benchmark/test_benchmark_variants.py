@@ -70,9 +70,9 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
     monkeypatch.setattr(
         Bench,
         "score_with",
-        lambda self, network, settings, variant: scored.append(
+        lambda self, network, settings: scored.append(
             float(sum(p.double().sum() for p in network.state_dict().values() if torch.is_floating_point(p)))
-        ) or score_with(self, network, settings, variant),
+        ) or score_with(self, network, settings),
     )  # fmt: skip
     found = results_of({**knobs, "methods": ["herding", "herding_3_rounds"], "shots": [], "pixels": [2]})
     assert len(set(scored)) == len(scored) == 3  # the pretext network once, two tuned ones

@@ -72,7 +72,7 @@ class CropImage:
         label: 1 foreground, 0 background, uint8 (H, W).
         known: bool (H, W), False where the label says nothing; None: known everywhere.
         boxes: the parts of the image that crops are drawn from.
-        weights: known pixels of each box.
+        weights: known pixels of each box, times its importance.
     """
 
     name: str
@@ -90,7 +90,8 @@ class CropImage:
 
         Args:
             item: ``image``, uint8 (1, H, W); ``label``, (1, H, W), above 0 is foreground; optionally ``known``, bool
-                (1, H, W), ``regions``, objects with ``x``, ``y``, ``width`` and ``height``, and ``name``.
+                (1, H, W), ``regions``, objects with ``x``, ``y``, ``width`` and ``height``, ``importance``, how much
+                each region counts, 1 being as much as without it, and ``name``.
             size: side of a crop, in pixels.
             require_known: whether the boxes are the regions, or without them the connected parts of ``known``; else,
                 and where all is known, the whole image is the one box.
@@ -118,6 +119,8 @@ class CropImage:
             regions = item.get("regions")
             boxes = _boxes_of(known) if regions is None else [Box(r.y, r.x, r.height, r.width) for r in regions]
             weights = [int(cut(known, box).sum()) for box in boxes]
+            if regions is not None and (importance := item.get("importance")) is not None:
+                weights = [round(pixels * part) for pixels, part in zip(weights, importance, strict=True)]
         missing = [max(size - side, 0) for side in image.shape]
         if any(missing):
             pads = [(0, pixels) for pixels in missing]

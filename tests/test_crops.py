@@ -277,6 +277,18 @@ def test_regions_are_drawn_in_proportion_to_their_known_pixels():
     assert np.mean(left) == pytest.approx(0.75, abs=0.05)
 
 
+def test_the_importance_of_a_region_multiplies_its_chance():
+    boxes = [Patch(0, 0, 30, 10), Patch(80, 60, 10, 10)]
+    dataset = CropDataset([with_regions(boxes) | {"importance": [0.5, 4.5]}], size=8, shift=0)
+    left = [dataset._place(0, i, np.random.default_rng(i))[2] < 60 for i in range(2000)]
+    assert np.mean(left) == pytest.approx(0.25, abs=0.05)
+    never = CropDataset([with_regions(boxes) | {"importance": [0.0, 1.0]}], size=8, shift=0)
+    assert all(never._place(0, i, np.random.default_rng(i))[2] >= 60 for i in range(200))
+    plain = CropDataset([with_regions(boxes)], size=8, batch_size=4)
+    even = CropDataset([with_regions(boxes) | {"importance": [1.0, 1.0]}], size=8, batch_size=4)
+    assert torch.equal(plain.crop_batch(3)["image"], even.crop_batch(3)["image"])
+
+
 @pytest.mark.parametrize(
     ("start", "length", "size", "shift", "limit"),
     [(0, 50, 8, 3, 50), (20, 8, 8, 4, 50), (20, 3, 8, 100, 50), (45, 5, 8, 2, 50), (0, 1, 50, 9, 50), (7, 1, 1, 5, 9)],

@@ -22,9 +22,11 @@ from monai_kwtl.pretext import spread
 from monai_kwtl.selection import Budget
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["Case", "forget_data", "source_names"]
+__all__ = ["WEIGHED_BY", "Case", "forget_data", "source_names"]
 
 Items = list[Mapping[str, Any]]
+
+WEIGHED_BY = "balanced"  # the method whose covariates the importance of windows follows from
 
 _TRAINING = ("crop", "batch_size", "learning_rate")
 
@@ -192,6 +194,13 @@ class Case:
         norm = VARIANTS[variant].scoring(METHODS[method], exact=False)["norm"]
         return {"stage": "features", "norm": norm, **self._seen_by(variant)}
 
+    def seen_for(self, key: Key) -> list[str]:
+        """The methods whose scores and features of the pool a cell needs: its own, and that whose weights it takes."""
+        methods = [key.method]
+        if VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None:
+            methods.append(WEIGHED_BY)
+        return list(dict.fromkeys(methods))
+
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
         """Which network scores the pool: its kind in the store, and its settings."""
         if VARIANTS[variant].scores_with == "source":
@@ -260,6 +269,9 @@ class Case:
             settings["tuning"] = departures
         if method.strategy is None:
             return settings | {"select": key.method}
+        if VARIANTS[key.variant].tuning.reweighted:
+            seen = self.score_settings(key.variant, WEIGHED_BY), self.feature_settings(key.variant, WEIGHED_BY)
+            settings["weighed_by"] = digest(seen)
         scores = self.score_settings(key.variant, key.method)
         features = self.feature_settings(key.variant, key.method)
         if features is not None:

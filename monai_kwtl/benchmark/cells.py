@@ -132,6 +132,13 @@ def part_of(budget: Budget, number: int, rounds: int, spent: Cost, least: int = 
     return None if left < least else Budget(pixels=left) if budget.windows is None else Budget(windows=left)
 
 
+def _labelled(case: Case, bench: Bench, key: Key, regions: Sequence[Region]) -> list[dict[str, Any]]:
+    """What the simulated annotator says of regions, each with its importance where the variant wants that."""
+    support = reveal_masks(regions, case.parts[0])
+    weighed = VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
+    return bench.weighed(support, key.variant) if weighed and support else support
+
+
 def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]) -> list[Region]:
     """Select in as many rounds as the method has; from the second on, the network tuned so far scores the pool."""
     method, budget, seed = METHODS[key.method], case.budget(key), case.derived_seed(key.method)
@@ -143,7 +150,7 @@ def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]
         part = part_of(budget, number, method.rounds, cost_of(regions), least)
         if part is None or not any(cover(image, regions).free.any() for image in scores):
             break
-        network = bench.train_support(reveal_masks(regions, case.parts[0]), key.variant)
+        network = bench.train_support(_labelled(case, bench, key, regions), key.variant)
         network = bench.adapted(network, VARIANTS[key.variant].scoring(method, exact=False)["norm"])
         if method.measure is not None:
             scores = bench.score_with(network, case.score_settings(key.variant, key.method))
@@ -184,7 +191,7 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
         start = time.perf_counter()
         regions = _in_rounds(case, bench, key, scores)
         seconds += time.perf_counter() - start
-    support = reveal_masks(regions, case.parts[0])
+    support = _labelled(case, bench, key, regions)
     start = time.perf_counter()
     network = _tuned(case, bench, key, support)
     trained = time.perf_counter() - start

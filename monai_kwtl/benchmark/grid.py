@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -146,20 +146,21 @@ def _sizes(case: Case, key: Key) -> dict[str, float]:
     }
 
 
-def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
-    """Kind and settings of each job of a cell, and which of them, by their place, it needs."""
-    yield "meta", case.meta_settings(), ()
-    yield "pretext", case.pretext_settings(key.variant), (0,)
+def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, str, dict[str, Any], tuple[int, ...]]]:
+    """Kind, method and settings of each job of a cell, and which of them, by their place, it needs."""
+    yield "meta", key.method, case.meta_settings(), ()
+    yield "pretext", key.method, case.pretext_settings(key.variant), (0,)
     made = 0 if case.scoring_network(key.variant)[0] == "meta" else 1
     needs = [1]
-    for kind, settings in (
-        ("scores", case.score_settings(key.variant, key.method)),
-        ("features", case.feature_settings(key.variant, key.method)),
-    ):
-        if settings is not None:
-            needs.append(len(needs) + 1)
-            yield kind, settings, (made,)
-    yield "cell", case.cell_settings(key), tuple(needs)
+    for method in case.seen_for(key):
+        for kind, settings in (
+            ("scores", case.score_settings(key.variant, method)),
+            ("features", case.feature_settings(key.variant, method)),
+        ):
+            if settings is not None:
+                needs.append(len(needs) + 1)
+                yield kind, method, settings, (made,)
+    yield "cell", key.method, case.cell_settings(key), tuple(needs)
 
 
 def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
@@ -177,10 +178,10 @@ def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
     results: dict[Key, str] = {}
     for case, key in cells:
         sizes, keys = _sizes(case, key), []
-        for kind, settings, needs in _jobs_of_cell(case, key):
+        for kind, method, settings, needs in _jobs_of_cell(case, key):
             keys.append(digest(settings))
             if keys[-1] not in jobs:
                 needed = tuple(keys[place] for place in needs)
-                jobs[keys[-1]] = Job(kind, keys[-1], case, key, needed, sizes[kind] + _OVERHEAD)
+                jobs[keys[-1]] = Job(kind, keys[-1], case, replace(key, method=method), needed, sizes[kind] + _OVERHEAD)
         results[key] = keys[-1]
     return list(jobs.values()), results

@@ -19,7 +19,7 @@ class Method:
         dense: whether it needs the score map of whole images, and so is never scored window by window.
         features: whether it compares windows by features of the network's latent.
         rounds: in how many rounds the budget is spent; from the second on the network tuned so far scores the pool.
-        first: strategy of the first round where that is another one, which needs no scores.
+        first: strategy of the first round, which then begins as the method of that name does.
     """
 
     strategy: str | None
@@ -47,6 +47,9 @@ METHODS: dict[str, Method] = {
     "two_thirds": Method("two_thirds", "kl", dense=True),
     # the predicted foreground counts, which entropy gives
     "balanced": Method("balanced", "entropy", dense=True, features=True),
+    "enriched": Method("enriched", "entropy", dense=True, features=True),
+    "balanced_2_rounds": Method("balanced", "entropy", dense=True, features=True, rounds=2, first="balanced"),
+    "balanced_3_rounds": Method("balanced", "entropy", dense=True, features=True, rounds=3, first="balanced"),
     "herding": Method("herding", "kl", dense=True, features=True),
     "herding_2_rounds": Method("herding", "kl", dense=True, features=True, rounds=2),
     "herding_3_rounds": Method("herding", "kl", dense=True, features=True, rounds=3),
@@ -73,6 +76,8 @@ class Tuning:
         falling: whether the learning rate falls to 0 in a straight line, whatever the schedule does.
         photometric: whether grey values of crops are changed at random as well.
         matched: whether crops are drawn so that they show as much foreground as is predicted in the pool.
+        reweighted: whether windows are drawn from by their importance, with which they are on average as the pool is
+            (:func:`monai_kwtl.importance.importance_weights`).
         teacher: whether a mean teacher also learns from the unlabelled pool.
         threshold: whether the probability from which on a pixel is foreground is chosen on the support set.
         flips: whether the mean over eight flips and turns of a test image is taken.
@@ -85,6 +90,7 @@ class Tuning:
     falling: bool = False
     photometric: bool = False
     matched: bool = False
+    reweighted: bool = False
     teacher: bool = False
     threshold: bool = False
     flips: bool = False
@@ -160,6 +166,7 @@ VARIANTS: dict[str, Variant] = {
     "one_weight": Variant(tuning=Tuning(foreground_weight="dataset")),
     "pool_weight": Variant(tuning=Tuning(foreground_weight="pool")),
     "importance": Variant(tuning=Tuning(matched=True)),
+    "window_weights": Variant(tuning=Tuning(reweighted=True)),
     "threshold": Variant(tuning=Tuning(threshold=True)),
     "dice_bce": Variant(tuning=Tuning("dice_bce")),
     "photometric": Variant(tuning=Tuning(photometric=True)),
@@ -170,6 +177,8 @@ VARIANTS: dict[str, Variant] = {
     "dice_bce_falling_fast": Variant(tuning=Tuning("dice_bce", rate=10, falling=True)),
     "dice_bce_flips": Variant(tuning=Tuning("dice_bce", flips=True)),
     "dice_bce_long": Variant(tuning=Tuning("dice_bce", steps=2)),
+    "dice_bce_long_weights": Variant(tuning=Tuning("dice_bce", steps=2, reweighted=True)),
+    "dice_bce_long_teacher": Variant(tuning=Tuning("dice_bce", steps=2, teacher=True)),
     "source_dice_bce_long": Variant(scores_with="source", tuning=Tuning("dice_bce", steps=2)),
     "small_windows_dice_bce_long": Variant(window=0.5, tuning=Tuning("dice_bce", steps=2)),
     "recipe": Variant(tuning=Tuning("dice_bce", steps=2, photometric=True, flips=True)),

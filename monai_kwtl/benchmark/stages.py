@@ -16,7 +16,8 @@ from monai.inferers import Inferer
 from torch.utils.data import DataLoader
 
 from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.benchmark.case import Case
+from monai_kwtl.balanced import covariates
+from monai_kwtl.benchmark.case import WEIGHED_BY, Case
 from monai_kwtl.benchmark.methods import VARIANTS
 from monai_kwtl.benchmark.store import Store, digest, grid_of
 from monai_kwtl.bundle import choose_device, load_weights
@@ -27,6 +28,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.features import window_features
 from monai_kwtl.flips import FlippedInferer
 from monai_kwtl.foreground import decision_threshold, foreground_share
+from monai_kwtl.importance import importance_weights
 from monai_kwtl.inferers import AutocastInferer, TiledInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.mean_teacher import tune_mean_teacher, unlabelled_images
@@ -253,6 +255,18 @@ class Bench:
             pool, further = self.store.with_features(digest(features), pool)
             seconds += further
         return pool, seconds
+
+    def weighed(self, support: Sequence[Mapping[str, Any]], variant: str) -> list[dict[str, Any]]:
+        """A support set of windows of the pool with the ``importance`` of each, by what the network says of them all."""
+        pool, _ = self.scores(variant, WEIGHED_BY)
+        places, number = {}, 0
+        for image in pool:
+            for y, x in zip(image.grid.y.tolist(), image.grid.x.tolist(), strict=True):
+                places[image.name, image.page, y, x] = number
+                number += 1
+        numbers = [places[e["name"], e["page"], r.y, r.x] for e in support for r in e["regions"]]
+        weights = iter(importance_weights(covariates(pool), numbers).tolist())
+        return [{**entry, "importance": [next(weights) for _ in entry["regions"]]} for entry in support]
 
     def train_support(self, support: Sequence[Mapping[str, Any]], variant: str) -> torch.nn.Module:
         """Tune the pretext network on known masks, as a variant does it, and return the tuned one."""

@@ -145,4 +145,5 @@ def balanced(
 
 def enriched(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """As :func:`balanced`, with a fifth more predicted foreground than the pool has."""
+    features_of(pool, "enriched")  # refuses by this name
     return balanced(pool, windows, pixels, rng, foreground=RICHER)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
+from scipy.linalg import eigh
 from scipy.spatial.distance import pdist
 
 from monai_kwtl.errors import KWTLError
@@ -58,14 +59,18 @@ def principal_components(features: Sequence[np.ndarray], dimensions: int = DIMEN
     Returns:
         float32, shape (all windows, at most ``dimensions``), centred; one column of zeros where all are alike.
     """
-    count = sum(len(part) for part in features)
-    mean = sum(part.astype(np.float64).sum(0) for part in features) / count
-    scatter = np.zeros((len(mean), len(mean)))
-    for part in features:
-        centred = part.astype(np.float64) - mean
-        scatter += centred.T @ centred
-    values, vectors = np.linalg.eigh(scatter)
-    kept = np.flatnonzero(values > values[-1] * 1e-9)[::-1][:dimensions] if values[-1] > 0 else np.array([-1])
+    count, columns = sum(len(part) for part in features), features[0].shape[1]
+    total, scatter = np.zeros(columns), np.zeros((columns, columns))
+    for part in features:  # each is widened once: its values are near to 1 at most, and the sums far from rounding
+        wide = part.astype(np.float64)
+        total += wide.sum(0)
+        scatter += wide.T @ wide
+    mean = total / count
+    scatter -= count * np.outer(mean, mean)
+    values, vectors = eigh(scatter, subset_by_index=[max(0, columns - dimensions), columns - 1])
+    # what is left by rounding where all features are alike is no direction
+    least = max(values[-1] * 1e-9, 1e-12 * count * float(mean @ mean))
+    kept = np.flatnonzero(values > least)[::-1] if values[-1] > least else np.array([-1])
     axes = vectors[:, kept]
     # an axis may point either way: let its largest part be positive
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
-from monai_kwtl.selection import Budget, Region, check_free, cost_of, cover, select_regions
+from monai_kwtl.selection import Budget, Cost, Region, check_free, cost_of, cover, select_regions
 from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
 from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
 from monai_kwtl.window_inferer import WindowScoreInferer
@@ -35,6 +36,8 @@ from monai_kwtl.windows import WindowGrid
 __all__ = ["ProgressLog", "SelectionSaver", "check_request", "checked_budget"]
 
 logger = logging.getLogger("monai_kwtl")
+
+_LARGE = 1 << 24  # pixels of an image that is drawn by one thread at a time
 
 
 class ProgressLog:
@@ -246,28 +249,21 @@ class SelectionSaver:
         read = remembering(self.read)
         probability, score = remembering(self.store.probability), remembering(self.store.score)
         pictures = {"regions": regions, "items": self.items, "read": read}
-        if self.report:
-            overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
-            write_report(
-                self.output_dir / "report.html",
-                **pictures,
-                predictions=probability,
-                maps=score,
-                cost=cost.as_dict(),
-                settings=report_settings(self.budget, self.strategy, self.created_with),
-                rounds=self.rounds,
-            )
-        if self.tensorboard:
-            with open_log(self.output_dir / "tensorboard", "select") as writer:
-                draw_selection(
-                    writer,
-                    **pictures,
-                    window_scores=np.concatenate([scores.window_scores for scores in pool]),
-                    cost=cost,
-                    probability=probability,
-                    score=score,
-                    per_view=per_view,
-                )
+        maps = {"probability": probability, "score": score}
+        with ThreadPoolExecutor(max_workers=1) as helper:  # both pack pictures most of the time, which no lock holds up
+            report = helper.submit(self._write_report, pictures, cost, **maps) if self.report else None
+            if report and max(item["height"] * item["width"] for item in self.items) > _LARGE:
+                report.result()  # else two pictures of a slide are in memory at once
+            if report:
+                overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
+            if self.tensorboard:
+                window_scores = np.concatenate([scores.window_scores for scores in pool])
+                with open_log(self.output_dir / "tensorboard", "select") as writer:
+                    draw_selection(
+                        writer, **pictures, **maps, window_scores=window_scores, cost=cost, per_view=per_view
+                    )
+            if report:
+                report.result()
         left_out = {"left_out": len(self.taken)} if self.taken else {}
         # last, so that a selection.json means that all the rest is there
         write_selection(
@@ -287,6 +283,19 @@ class SelectionSaver:
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions
+
+    def _write_report(
+        self, pictures: Mapping[str, Any], cost: Cost, probability: Callable[..., Any], score: Callable[..., Any]
+    ) -> None:
+        write_report(
+            self.output_dir / "report.html",
+            **pictures,
+            predictions=probability,
+            maps=score,
+            cost=cost.as_dict(),
+            settings=report_settings(self.budget, self.strategy, self.created_with),
+            rounds=self.rounds,
+        )
 
     def _remove_former(self) -> None:
         """Remove what shows a selection that has been overwritten, where nothing new has taken its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ __all__ = ["remembering"]
 def remembering(
     read: Callable[[Mapping[str, Any]], np.ndarray | None], limit: int = 1 << 26
 ) -> Callable[[Mapping[str, Any]], np.ndarray | None]:
-    """A reader that keeps what it read last.
+    """A reader that keeps what it read last; several threads may share it.
 
     Args:
         read: from an item of the pool to an array, which nobody changes, or None.
@@ -24,16 +25,18 @@ def remembering(
         The same function, but for its time.
     """
     kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
+    lock = Lock()  # also while reading: what one thread reads another one most likely wants next
 
     def recent(item: Mapping[str, Any]) -> np.ndarray | None:
         key = item["image"], item.get("page")
-        array = kept.pop(key) if key in kept else read(item)
-        if array is None:
-            return None
-        if array.nbytes <= limit:
-            kept[key] = array
-        while sum(other.nbytes for other in kept.values()) > limit:
-            kept.popitem(last=False)
-        return array
+        with lock:
+            array = kept.pop(key) if key in kept else read(item)
+            if array is None:
+                return None
+            if array.nbytes <= limit:
+                kept[key] = array
+            while sum(other.nbytes for other in kept.values()) > limit:
+                kept.popitem(last=False)
+            return array
 
     return recent

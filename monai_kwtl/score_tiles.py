@@ -14,7 +14,17 @@ from monai_kwtl.inferers import Tile, TiledInferer, stride_of
 from monai_kwtl.scoring import ScoreMapInferer, consistency_map, entropy_map, normalize
 from monai_kwtl.slides import ImageInMemory, Slide, grey_range
 
-__all__ = ["PredictedTile", "ScoredTile", "can_be_tiled", "padded_tiles", "predicted_tiles", "scored_tiles"]
+__all__ = [
+    "PredictedTile",
+    "ScoredTile",
+    "can_be_tiled",
+    "latent_and_logits",
+    "padded_tiles",
+    "predicted_tiles",
+    "scored_tiles",
+]
+
+Describe = Callable[[Tile, torch.Tensor, torch.Tensor], None]
 
 
 class PredictedTile(NamedTuple):
@@ -115,12 +125,31 @@ def padded_tiles(
         yield placed.tile, _padded(image.read(*placed.read), placed)
 
 
+def latent_and_logits(
+    part: torch.Tensor, network: nn.Module, inferer: TiledInferer
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a network with a latent once, in the arithmetic of an inferer.
+
+    Args:
+        part: network input, shape (N, C, h, w), sides multiples of the network's stride.
+        network: in evaluation mode, with ``features``, ``decoder`` and ``head``, as FCRN.
+        inferer: says which arithmetic.
+
+    Returns:
+        The latent, and the logits that ``inferer.forward`` gives, to the bit.
+    """
+    with torch.autocast(part.device.type, dtype=torch.bfloat16, enabled=inferer.uses_amp(part.device)):
+        latent = network.features(part)
+        return latent, network.head(network.decoder(latent))
+
+
 def predicted_tiles(
     image: ImageInMemory | Slide,
     network: nn.Module,
     inferer: TiledInferer,
     views: Sequence[Callable],
     wanted: Callable[[int, slice, slice], bool] = lambda view, rows, columns: True,
+    describe: Describe | None = None,
 ) -> Iterator[PredictedTile]:
     """Predict an image and its views, one tile after the other.
 
@@ -133,6 +162,8 @@ def predicted_tiles(
         inferer: says how large a tile is.
         views: with ``reach``, the pixels around one that decide what it becomes.
         wanted: whether a view, by its number, is to be predicted in a tile, by its rows and columns.
+        describe: takes each tile of the padded image, and latent and logits of what the network sees of it, where it
+            has a latent; None: nobody wants them.
 
     Yields:
         Tiles whose rectangles together cover the image, row by row, with logits, float32, of the image and of each
@@ -145,7 +176,12 @@ def predicted_tiles(
         def predict(seen: torch.Tensor, placed=placed) -> torch.Tensor:
             return inferer.forward(_padded(seen, placed), network).float()
 
-        logits = [predict(grey)]
+        if describe is None:
+            logits = [predict(grey)]
+        else:
+            latent, of_image = latent_and_logits(_padded(grey, placed), network, inferer)
+            describe(placed.tile, latent, of_image)
+            logits = [of_image.float()]
         for number, view in enumerate(views):
             if wanted(number, *placed.kept):
                 logits.append(predict(torch.as_tensor(view(grey[:, 0]))[:, None]))
@@ -160,6 +196,7 @@ def scored_tiles(
     network: nn.Module,
     pairs: Sequence[tuple[float, float]] = (),
     needed: Callable[[int, slice, slice], bool] | None = None,
+    describe: Describe | None = None,
 ) -> Iterator[ScoredTile]:
     """Score an image one tile after the other.
 
@@ -169,6 +206,7 @@ def scored_tiles(
         network: from network input to logits, in evaluation mode.
         pairs: ranges of grey values that auto-contrast shall stretch as well, besides that of the image.
         needed: whether one of them, by its number, is needed in a rectangle; None: all are everywhere.
+        describe: as of :func:`predicted_tiles`.
 
     Yields:
         Tiles that together cover the image, row by row.
@@ -188,7 +226,7 @@ def scored_tiles(
     def score(logits: torch.Tensor, seen: list[torch.Tensor]) -> torch.Tensor:
         return consistency_map(logits, seen, measure=scorer.measure) if seen else entropy_map(logits)
 
-    for tile in predicted_tiles(image, network, scorer.inferer, views, wanted):
+    for tile in predicted_tiles(image, network, scorer.inferer, views, wanted, describe):
         cut = lambda values, tile=tile: values[(0, 0, *tile.within)].cpu().numpy()  # noqa: E731
         seen = tile.view_logits
         whole = cut(score(tile.logits, seen[:own]))

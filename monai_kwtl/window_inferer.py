@@ -13,7 +13,7 @@ from torch import nn
 from monai_kwtl.cells import CellReduction
 from monai_kwtl.contrast import ContrastLevels, window_ranges
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.features import window_features
+from monai_kwtl.features import WindowMeans, window_features
 from monai_kwtl.score_tiles import ScoredTile, can_be_tiled, scored_tiles
 from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.slides import ImageInMemory, Slide
@@ -105,15 +105,18 @@ class WindowScoreInferer(Inferer):
         tensor = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         image = ImageInMemory(tensor) if isinstance(tensor, torch.Tensor) else tensor
         grid = WindowGrid(image.height, image.width, window=self.window, step=self.step)
-        # first, because it may refuse
-        features = window_features(image, network, grid, self.scorer.inferer) if self.features else None
+        described = features = None
+        if self.features and can_be_tiled(self.scorer):  # what scores the image describes it, too
+            described = WindowMeans(image.height, image.width, network, grid, self.scorer.inferer)
+        elif self.features:
+            features = window_features(image, network, grid, self.scorer.inferer)
         score, foreground, on_foreground = CellReduction(grid), CellReduction(grid), CellReduction(grid)
         maps = None
         if image.height * image.width <= LARGEST_MAP:
             maps = [np.empty((image.height, image.width), dtype=np.float32) for _ in range(2)]
         levels = ContrastLevels(*window_ranges(image, grid), self.spacing) if self.by_window else None
         at_level = [CellReduction(grid) for _ in levels.pairs] if levels is not None else []
-        for tile in self._tiles(image, network, grid, levels):
+        for tile in self._tiles(image, network, grid, levels, described):
             where = tile.rows, tile.columns
             score.add(*where, tile.score)
             foreground.add(*where, tile.probability)
@@ -137,18 +140,25 @@ class WindowScoreInferer(Inferer):
             "window_scores": window_scores,
             "foreground": grid.window_means(foreground.cells),
             "foreground_scores": None if self.exact else grid.window_means(on_foreground.cells),
-            "features": features,
+            "features": features if described is None else described.rows(),
             "cells": None if self.exact else score.cells,
             "score": None if maps is None else maps[0],
             "probability": None if maps is None else maps[1],
         }
 
     def _tiles(
-        self, image: ImageInMemory | Slide, network: nn.Module, grid: WindowGrid, levels: ContrastLevels | None
+        self,
+        image: ImageInMemory | Slide,
+        network: nn.Module,
+        grid: WindowGrid,
+        levels: ContrastLevels | None,
+        described: WindowMeans | None,
     ) -> Iterator[ScoredTile]:
         if can_be_tiled(self.scorer):
             needed = None if levels is None else levels.needed(grid)
-            yield from scored_tiles(self.scorer, image, network, [] if levels is None else levels.pairs, needed)
+            pairs = [] if levels is None else levels.pairs
+            describe = None if described is None else described.add
+            yield from scored_tiles(self.scorer, image, network, pairs, needed, describe)
         else:
             maps = self.scorer(image.whole(), network)
             score, logits = maps["score"][0, 0], maps["logits"][0, 0]

@@ -10,7 +10,8 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.features import window_features
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.networks import FCRN, pad_to_multiple
-from monai_kwtl.scoring import normalize
+from monai_kwtl.scoring import ScoreMapInferer, normalize
+from monai_kwtl.window_inferer import WindowScoreInferer
 from monai_kwtl.windows import WindowGrid
 
 
@@ -76,3 +77,28 @@ def test_more_windows_than_memory_holds_are_refused(network, monkeypatch):
     monkeypatch.setattr("monai_kwtl.features._MOST_BYTES", 100)
     with pytest.raises(KWTLError, match="too many to compare; use a larger --step"):
         window_features(grey(40, 40), network, WindowGrid(40, 40, 8, 4), TiledInferer())
+
+
+@pytest.mark.parametrize(
+    ("measure", "how"),
+    [("soft", {}), ("kl", {}), ("entropy", {}), ("soft", {"contrast": "window"}), ("soft", {"exact": True}),
+     ("mc_dropout", {})],
+)  # fmt: skip
+def test_scoring_describes_windows_as_describing_alone_does_and_scores_no_other_way(network, measure, how):
+    image = grey(61, 83)
+    scorer = ScoreMapInferer(measure=measure, inferer=TiledInferer(tile=32, halo=48))
+    both, alone = (WindowScoreInferer(scorer, 24, 9, features=wanted, **how)(image, network) for wanted in (True, False))
+    plain = window_features(image, network, WindowGrid(61, 83, 24, 9), TiledInferer(tile=32, halo=48))
+    np.testing.assert_array_equal(both["features"], plain)
+    assert alone["features"] is None
+    for name in ("window_scores", "foreground", "foreground_scores", "cells", "score", "probability"):
+        np.testing.assert_array_equal(both[name], alone[name])
+
+
+def test_scoring_that_describes_runs_the_network_no_more_often(network):
+    calls = []
+    network.encoder.register_forward_hook(lambda *_: calls.append(1))
+    scorer = ScoreMapInferer(inferer=TiledInferer())
+    for wanted in (False, True):
+        WindowScoreInferer(scorer, 24, 9, features=wanted)(grey(61, 83), network)
+    assert len(calls) == 2 * 4

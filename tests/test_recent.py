@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from monai_kwtl.recent import remembering
@@ -36,3 +39,17 @@ def test_what_is_not_there_is_asked_for_again():
     recent = remembering(lambda item: answers.pop(0))
     assert recent({"image": "a"}) is None
     assert recent({"image": "a"}) is recent({"image": "a"})
+
+
+def test_threads_share_what_is_read():
+    asked = []
+
+    def read(item):
+        asked.append(item["image"])
+        time.sleep(0.01)
+        return np.zeros(40, dtype=np.uint8)
+
+    recent = remembering(read, limit=100)
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        list(threads.map(lambda number: recent({"image": "ab"[number // 20]}), range(40)))
+    assert asked == ["a", "b"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -94,9 +96,8 @@ class WindowMeans:
         (rows, down), (columns, along) = (
             cells_of(edges, part) for edges, part in zip((self._rows, self._columns), where, strict=True)
         )
-        ends = [[*cuts[1:], size] for cuts, size in zip((down, along), values.shape, strict=False)]
-        strips = np.stack([values[a:b].sum(0) for a, b in zip(down, ends[0], strict=True)])
-        for column, a, b in zip(range(columns.start, columns.stop), along, ends[1], strict=True):
+        strips = np.stack([values[a:b].sum(0) for a, b in pairwise([*down, values.shape[0]])])
+        for column, (a, b) in enumerate(pairwise([*along, values.shape[1]]), start=columns.start):
             cells[rows, column] += strips[:, a:b].sum(1)
 
     def rows(self) -> np.ndarray:

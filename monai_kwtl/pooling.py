@@ -10,12 +10,30 @@ __all__ = ["HalvingMaxPool", "quick_pooling"]
 
 
 class HalvingMaxPool(nn.Module):
-    """2x2 max pooling with stride 2; PyTorch's own also finds out where each maximum was, at over twice the cost."""
+    """2x2 max pooling with stride 2; PyTorch's own also finds out where each maximum was, at over twice the cost.
+
+    Numbers in bfloat16 that are not negative are in the order of their bits, read as whole numbers, which the processor
+    compares without widening them first.
+
+    Args:
+        rectified: whether a ReLU comes before or at once behind: then it does not matter which of several negative
+            values is taken.
+    """
+
+    def __init__(self, rectified: bool = False) -> None:
+        super().__init__()
+        self.rectified = rectified
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the maxima, from (N, C, H, W) to (N, C, H // 2, W // 2)."""
         if x.shape[2] % 2 or x.shape[3] % 2:
             return F.max_pool2d(x, 2)
+        if self.rectified and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            bits = x.view(torch.int16)
+            largest = torch.maximum(bits[:, :, ::2, ::2], bits[:, :, ::2, 1::2])
+            for column in (0, 1):
+                torch.maximum(largest, bits[:, :, 1::2, column::2], out=largest)
+            return largest.view(torch.bfloat16)
         rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
         return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
@@ -45,7 +63,8 @@ def quick_pooling(network: nn.Module) -> nn.Module:
         layers = list(sequence)
         for index, layer in enumerate(layers):
             if _is_halving(layer):
-                sequence[index] = HalvingMaxPool()
-                if index and isinstance(layers[index - 1], nn.ReLU):
+                rectified = index > 0 and isinstance(layers[index - 1], nn.ReLU)
+                sequence[index] = HalvingMaxPool(rectified)
+                if rectified:
                     sequence[index - 1], sequence[index] = sequence[index], layers[index - 1]
     return network

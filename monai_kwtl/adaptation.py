@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +29,45 @@ from monai_kwtl.rectified import fuse_rectifiers
 from monai_kwtl.scoring import normalize
 from monai_kwtl.slides import Slide
 
-__all__ = ["BatchNormAdapter", "pool_batches", "pool_sample"]
+__all__ = ["BatchNormAdapter", "PoolPart", "pool_batches", "pool_sample"]
 
 logger = logging.getLogger("monai_kwtl")
 
+_CORNERS = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))  # top and left; the middle first
 _SMALLEST = 32  # pixels; at a stride of 16 the deepest layer still has several values, without which it has no variance
 
 
-def pool_sample(items: Sequence[Mapping[str, Any]], limit: int = 32) -> list[Mapping[str, Any]]:
-    """At most ``limit`` images spread evenly over a pool, from the first to the last."""
-    return [items[i] for i in sorted({int(i) for i in np.linspace(0, len(items) - 1, min(limit, len(items))).round()})]
+class PoolPart(NamedTuple):
+    """A part of an image of the pool that statistics are measured on: as much of it as a square covers.
+
+    ``corner`` says where in an image that is larger the square lies, as shares of what is left beside it, in [0, 1].
+    """
+
+    item: Mapping[str, Any]
+    side: int
+    corner: tuple[float, float]
+
+
+def pool_sample(
+    items: Sequence[Mapping[str, Any]], limit: int = 32, largest: int = 1536, most: int = 1 << 23
+) -> list[PoolPart]:
+    """Parts of images spread evenly over a pool, from the first to the last.
+
+    Of large images many with a part of each say more than few whole ones. The parts lie in the middle and in the four
+    corners in turn, because a field of view is often darker at its rim.
+
+    Args:
+        items: the pool.
+        limit: at most so many images.
+        largest: side of a part, in pixels, at most.
+        most: pixels of all parts together; a side has at least the square root of ``most / limit``.
+
+    Returns:
+        The parts; their order is that of the pool.
+    """
+    chosen = sorted({int(i) for i in np.linspace(0, len(items) - 1, min(limit, len(items))).round()})
+    side = min(largest, math.isqrt(most // max(1, len(chosen))))
+    return [PoolPart(items[i], side, _CORNERS[n % len(_CORNERS)]) for n, i in enumerate(chosen)]
 
 
 def pool_batches(
@@ -47,37 +77,42 @@ def pool_batches(
     rescale: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[torch.Tensor]:
-    """Read network input of images spread evenly over a pool, for re-estimating batch-norm statistics.
-
-    The next image is read while the caller works on one.
+    """Read network input of the parts of a pool that :func:`pool_sample` chooses, for re-estimating statistics.
 
     Args:
         items: the pool.
-        limit: at most so many images, as :func:`pool_sample` chooses them.
-        largest: an image's longer sides are cut to so many pixels around its centre; sides below 32 are mirrored.
+        limit: as of :func:`pool_sample`.
+        largest: as of :func:`pool_sample`.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the batches shall live.
 
     Yields:
-        Batches of one image, shape (1, 1, H, W), in [-1, 1].
+        Batches of one part, shape (1, 1, H, W), in [-1, 1]; sides below 32 are mirrored.
     """
-    for image in prefetched(_centre(item, largest, rescale) for item in pool_sample(items, limit)):
+    yield from _batches(pool_sample(items, limit, largest), rescale, device)
+
+
+def _batches(
+    parts: Sequence[PoolPart], rescale: Sequence[float] | None, device: torch.device | str
+) -> Iterator[torch.Tensor]:
+    for image in prefetched(_read(part, rescale) for part in parts):  # the next while the caller works on one
         missing = [(0, max(0, _SMALLEST - size)) for size in image.shape[1:]]
         image = np.pad(image, [(0, 0), *missing], mode="symmetric")  # a copy, which torch may write to
         yield normalize(torch.from_numpy(image)[None].to(device))
 
 
-def _centre(item: Mapping[str, Any], largest: int, rescale: Sequence[float] | None) -> np.ndarray:
-    """The middle of an image, its sides cut to ``largest`` pixels, uint8 (1, H, W)."""
+def _read(part: PoolPart, rescale: Sequence[float] | None) -> np.ndarray:
+    """Grey values of a part, uint8 (1, H, W)."""
 
-    def middle(size: int) -> slice:
-        start = max(0, (size - largest) // 2)
-        return slice(start, min(start + largest, size))
+    def along(size: int, share: float) -> slice:
+        start = int(share * max(0, size - part.side))
+        return slice(start, min(start + part.side, size))
 
+    item = part.item
     if item.get("height", 0) * item.get("width", 0) > DECODE_LIMIT:
-        return Slide(item, rescale).pixels(middle(item["height"]), middle(item["width"]))
+        return Slide(item, rescale).pixels(*map(along, (item["height"], item["width"]), part.corner))
     image = read_image(item, rescale)
-    return image[:, middle(image.shape[1]), middle(image.shape[2])]
+    return image[(slice(None), *map(along, image.shape[1:], part.corner))]
 
 
 class BatchNormAdapter:
@@ -89,7 +124,7 @@ class BatchNormAdapter:
         adapt: False keeps the running statistics of the checkpoint; ``"transductive"`` uses those of each batch.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the network lives.
-        limit: how many images, spread evenly over the pool, the statistics are averaged over.
+        limit: how many images the statistics are averaged over, of those parts that :func:`pool_sample` chooses.
         amp: whether the statistics are measured under bfloat16 autocast, best as the network will be run; None: where
             the device multiplies bfloat16 natively.
     """
@@ -129,7 +164,7 @@ class BatchNormAdapter:
             logger.info("fitting the network's normalisation to the images")
             stride = int(getattr(self.network, "stride", 16))
             mine = shared_out(pool_sample(self.items, self.limit))
-            batches = pool_batches(mine, self.limit, rescale=self.rescale, device=self.device)
+            batches = _batches(mine, self.rescale, self.device)
             rows = batch_norm_statistics(self.network, (pad_to_multiple(batch, stride) for batch in batches), self.amp)
             set_batch_norm_statistics(self.network, collected(rows))
         return fuse_rectifiers(quick_pooling(channels_last(fold_batch_norm(self.network))))

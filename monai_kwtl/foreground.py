@@ -51,7 +51,7 @@ def foreground_share(
         inferer: how the network is run; None: in tiles, as the stages do.
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the network lives.
-        limit: at most so many images, and of each at most 1536 x 1536 pixels of its middle.
+        limit: at most so many images, of large ones the parts that ``pool_sample`` chooses.
 
     Returns:
         A share from 1/51 to 50/51, so that background over foreground is from 1/50 to 50.

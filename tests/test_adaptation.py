@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet
 from PIL import Image
 
-from monai_kwtl.adaptation import BatchNormAdapter, pool_batches
+from monai_kwtl.adaptation import BatchNormAdapter, _read, pool_batches, pool_sample
 from monai_kwtl.data import load_pool
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics
@@ -56,6 +56,23 @@ def test_a_large_image_is_cut_around_its_centre(tmp_path):
     items, (array,) = write_pool(tmp_path, [(101, 60)])
     (batch,) = pool_batches(items, largest=64)
     torch.testing.assert_close(batch, network_input(array[18:82]), rtol=0, atol=1e-6)
+
+
+def test_of_many_large_images_the_middle_and_the_corners_come_in_turn(tmp_path):
+    items, arrays = write_pool(tmp_path, [(90, 70)] * 7 + [(20, 200)])
+    places = [(25, 15), (0, 0), (50, 30), (0, 30), (50, 0), (25, 15), (0, 0)]
+    parts = pool_sample(items, most=8 * 40 * 40 + 7)
+    assert [part.side for part in parts] == [40] * 8
+    for part, array, (y, x) in zip(parts, arrays, places, strict=False):
+        np.testing.assert_array_equal(_read(part, None)[0], array[y : y + 40, x : x + 40])
+    np.testing.assert_array_equal(_read(parts[7], None)[0], arrays[7][:, 160:])  # short in one direction
+
+
+def test_parts_of_large_images_together_have_a_budget_of_pixels():
+    large = [{"image": f"{number}.png", "height": 3000, "width": 2000} for number in range(100)]
+    for count, side in ((1, 1536), (8, 1024), (20, 647), (32, 512), (100, 512)):
+        assert {part.side for part in pool_sample(large[:count])} == {side}
+    assert pool_sample([]) == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (5, 40), (1, 300)])

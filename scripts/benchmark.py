@@ -191,6 +191,35 @@ def benchmark_select(options: argparse.Namespace) -> dict:
     return figures
 
 
+def benchmark_layers(options: argparse.Namespace) -> dict:
+    """Each layer of the network as it scores, over the arithmetic floor of its convolution."""
+    network = BatchNormAdapter(load_weights(FCRN(), options.ckpt).eval(), [], adapt=False).ready()
+    keep_freed_memory()
+    rate, dtype = convolution_rate(floor_dtype()), floor_dtype()
+    x: torch.Tensor = torch.randn(1, 1, options.side, options.side)
+    figures: dict[str, object] = {}
+    sums = {"convolutions": 0.0, "pooling": 0.0, "floor": 0.0}
+    layers = [m for m in (*network.encoder, *network.decoder, network.head) if not isinstance(m, torch.nn.Identity)]
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+        for number, layer in enumerate(layers, start=1):
+            layer(x)
+            seconds, y = timed(lambda layer=layer, x=x: layer(x), options.repeats)
+            weights = sum(p.numel() for p in layer.parameters() if p.dim() == 4)
+            # a transposed convolution uses each weight once for each pixel that goes in, another one that comes out
+            floor = 2.0 * weights * min(x[0, 0].numel(), y[0, 0].numel()) / rate
+            name = f"{number}. {x.shape[1]} to {y.shape[1]} channels, side {x.shape[2]} to {y.shape[2]}"
+            figures[f"{name} (ms)"] = round(1e3 * seconds, 2)
+            if weights:
+                figures[f"{name}, over floor"] = round(seconds / floor, 2)
+            sums["convolutions" if weights else "pooling"] += seconds
+            sums["floor"] += floor
+            x = y
+    figures |= {f"all, {name} (ms)": round(1e3 * seconds, 2) for name, seconds in sums.items()}
+    figures["convolutions over floor"] = round(sums["convolutions"] / sums["floor"], 2)
+    figures["whole pass over floor"] = round((sums["convolutions"] + sums["pooling"]) / sums["floor"], 2)
+    return figures
+
+
 def plain_loop(images: list[np.ndarray], masks: list[np.ndarray], ckpt: Path, crop: int, batch: int) -> Iterator[None]:
     """Tune on random crops as a plain script would, in float32; an element is a step. Of the package, only FCRN."""
     network = load_weights(FCRN(), ckpt).train()
@@ -317,6 +346,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     select.add_argument("--repeats", type=int, default=5)
     select.add_argument("--loop_once", action="store_true", help="time the slow loop only once")
     select.set_defaults(work=benchmark_select)
+    layers = commands.add_parser("layers", help="each layer of a forward pass over the arithmetic floor")
+    layers.add_argument("--side", type=int, default=1024)
+    layers.add_argument("--ckpt", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
+    layers.add_argument("--repeats", type=int, default=15)
+    layers.set_defaults(work=benchmark_layers)
     train = commands.add_parser("train", help="training steps against a plain loop and the arithmetic floor")
     train.add_argument("--dataset_dir", type=Path, default=data / "ssTEM")
     train.add_argument("--crop", type=int, default=128)

@@ -61,8 +61,9 @@ class CropDataset(Dataset):
         data: items with ``image``, grey values uint8 (1, H, W); ``label``, (1, H, W), above 0 is foreground; optionally
             ``known``, bool (1, H, W), and ``regions``, objects with ``x``, ``y``, ``width`` and ``height`` such as
             ``monai_kwtl.selection.Region`` (without them: the connected parts of ``known``), and with them
-            ``importance``, by which the chance of each to be drawn is multiplied; and ``name``, for messages. They are read once and stay in memory; images of a ``monai.data.CacheDataset`` are not copied. A
-            side shorter than a crop is padded by reflection; the padding is unknown.
+            ``importance``, by which the chance of each to be drawn is multiplied; and ``name``, for messages. They are
+            read once and stay in memory; images of a ``monai.data.CacheDataset`` are not copied. A side shorter than a
+            crop is padded by reflection; the padding is unknown.
         steps: number of training steps in all.
         start_step: steps that are done already.
         size: side of a crop, in pixels.

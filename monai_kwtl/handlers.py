@@ -279,7 +279,7 @@ class SelectionSaver:
         )
         self._remove_former()
         if self.taken and self.budget.pixels is None and len(regions) < self.budget.limits([s.grid for s in pool])[0]:
-            logger.info(f"only {len(regions)} windows are left that show something new, beside what is labelled or handed out")
+            logger.info(f"only {len(regions)} windows are left that show more than what is labelled or handed out")
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions

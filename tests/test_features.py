@@ -87,7 +87,7 @@ def test_more_windows_than_memory_holds_are_refused(network, monkeypatch):
 def test_scoring_describes_windows_as_describing_alone_does_and_scores_no_other_way(network, measure, how):
     image = grey(61, 83)
     scorer = ScoreMapInferer(measure=measure, inferer=TiledInferer(tile=32, halo=48))
-    both, alone = (WindowScoreInferer(scorer, 24, 9, features=wanted, **how)(image, network) for wanted in (True, False))
+    both, alone = (WindowScoreInferer(scorer, 24, 9, features=w, **how)(image, network) for w in (True, False))
     plain = window_features(image, network, WindowGrid(61, 83, 24, 9), TiledInferer(tile=32, halo=48))
     np.testing.assert_array_equal(both["features"], plain)
     assert alone["features"] is None

@@ -257,7 +257,7 @@ class Bench:
         return pool, seconds
 
     def weighed(self, support: Sequence[Mapping[str, Any]], variant: str) -> list[dict[str, Any]]:
-        """A support set of windows of the pool with the ``importance`` of each, by what the network says of them all."""
+        """A support set with the ``importance`` of its windows, by what the network says of those of the pool."""
         pool, _ = self.scores(variant, WEIGHED_BY)
         places, number = {}, 0
         for image in pool:

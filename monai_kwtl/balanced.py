@@ -16,11 +16,10 @@ from monai_kwtl.feature_strategies import (
 )
 from monai_kwtl.taking import ImageScores, take_apart
 
-__all__ = ["balanced", "covariates", "enriched"]
+__all__ = ["balanced", "covariates"]
 
 DRAWS = 500  # sets of windows, of which the one most like the pool is taken
 COMPONENTS = 8  # of the features
-RICHER = 1.2  # predicted foreground of an enriched choice over that of the pool
 
 
 def covariates(pool: Sequence[ImageScores], components: int = COMPONENTS) -> np.ndarray:
@@ -42,13 +41,6 @@ def covariates(pool: Sequence[ImageScores], components: int = COMPONENTS) -> np.
     deviation = values.std(0)
     values[:, deviation < 1e-9] = 0.0
     return values / np.where(deviation < 1e-9, 1.0, deviation)
-
-
-def _richer(pool: Sequence[ImageScores], foreground: float) -> float:
-    """How much more predicted foreground is wanted than the pool has, in standard deviations of windows."""
-    predicted = np.concatenate([image.foreground for image in pool]).astype(np.float64)
-    deviation = predicted.std()
-    return float((foreground - 1.0) * predicted.mean() / deviation) if deviation >= 1e-9 else 0.0
 
 
 class _Image(NamedTuple):
@@ -93,9 +85,7 @@ def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.
     return chosen
 
 
-def balanced(
-    pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator, foreground: float = 1.0
-) -> list[int]:
+def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """Random windows, images in turn, drawn 500 times: the draw that is most like the whole pool is taken.
 
     Rerandomisation (Morgan and Rubin 2012). A draw is like the pool where the means of its windows' covariates
@@ -103,17 +93,8 @@ def balanced(
     deviations. What is labelled or handed out already counts as drawn. Of the draw the windows come in an order in
     which the first ones are like the pool already. Drawn windows do not overlap; what is left of the budget then goes
     to the windows that keep the means nearest.
-
-    Args:
-        pool: images, with features.
-        windows: largest number of windows.
-        pixels: largest number of distinct pixels.
-        rng: draws.
-        foreground: how much predicted foreground the windows shall have, over that of the pool.
     """
     values = covariates(pool)
-    if all(image.foreground is not None for image in pool):
-        values[:, -1] -= _richer(pool, foreground)
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
     images = _images(pool)
     known = mostly_covered(pool)
@@ -141,9 +122,3 @@ def balanced(
         return chosen
 
     return take_apart(pool, windows, pixels, nearest)
-
-
-def enriched(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """As :func:`balanced`, with a fifth more predicted foreground than the pool has."""
-    features_of(pool, "enriched")  # refuses by this name
-    return balanced(pool, windows, pixels, rng, foreground=RICHER)

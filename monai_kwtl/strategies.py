@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from monai_kwtl.balanced import balanced, enriched
+from monai_kwtl.balanced import balanced
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.feature_strategies import herding, k_centre, typical
 from monai_kwtl.taking import Coverage, ImageScores, flat_windows, free_windows, take_apart, take_in_order
@@ -120,7 +120,7 @@ def _two_thirds(pool: Sequence[ImageScores], windows: int, pixels: float, rng: n
     return take_apart(pool, windows, pixels, best)
 
 
-FEATURE_STRATEGIES = ("balanced", "enriched", "herding", "typical", "k_centre")  # they need features of the windows
+FEATURE_STRATEGIES = ("balanced", "herding", "typical", "k_centre")  # they need features of the windows
 MAP_STRATEGIES = ("coverage", "two_thirds")  # they need score maps
 
 STRATEGIES: dict[str, Callable[[Sequence[ImageScores], int, float, np.random.Generator], list[int]]] = {
@@ -133,7 +133,6 @@ STRATEGIES: dict[str, Callable[[Sequence[ImageScores], int, float, np.random.Gen
     "power": _power,
     "two_thirds": _two_thirds,
     "balanced": balanced,
-    "enriched": enriched,
     "herding": herding,
     "typical": typical,
     "k_centre": k_centre,

@@ -120,29 +120,3 @@ def test_images_of_other_sizes_and_small_ones_are_drawn_from():
 def test_a_budget_below_the_area_of_most_windows_is_spent_on_what_fits():
     pool = pool_of([(96, 120), (16, 20)])
     assert select_windows(pool, "balanced", Budget(pixels=16 * 20 + 5)) == [(1, 0)]
-
-
-def predicted(pool, chosen):
-    """Predicted foreground of windows over that of the pool."""
-    return np.mean([pool[image].foreground[window] for image, window in chosen]) / np.mean(
-        np.concatenate([image.foreground for image in pool])
-    )
-
-
-def test_an_enriched_choice_has_more_predicted_foreground():
-    pool = pool_of(sizes=((96, 120),) * 12)
-    for image in pool:  # the features say nothing of it here, and so do not hold it back
-        image.foreground[:] = np.random.default_rng(len(image.name)).permutation(image.foreground)
-    shares = [predicted(pool, select_windows(pool, "enriched", Budget(windows=8), seed)) for seed in range(5)]
-    plain = [predicted(pool, select_windows(pool, "balanced", Budget(windows=8), seed)) for seed in range(5)]
-    assert np.mean(plain) == pytest.approx(1.0, abs=0.05)
-    assert np.mean(shares) == pytest.approx(1.2, abs=0.05)
-
-
-def test_an_enriched_choice_is_a_balanced_one_where_nothing_is_known_of_the_foreground():
-    pool = pool_of()
-    for known in (None, 0.3):
-        values = [None if known is None else np.full(len(image.grid), known) for image in pool]
-        blind = [replace(image, foreground=value) for image, value in zip(pool, values, strict=True)]
-        rich, even = (select_windows(blind, name, Budget(windows=5)) for name in ("enriched", "balanced"))
-        assert rich == even

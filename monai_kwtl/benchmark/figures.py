@@ -45,7 +45,6 @@ LOOKS = {
     "power": _Look("divergence, power noise", "#F0C040", "p", "-."),
     "two_thirds": _Look("divergence, two thirds on foreground", "#66C2A5", "d", "-."),
     "balanced": _Look("balanced random", "#CC3311", "s", "-"),
-    "enriched": _Look("balanced random, richer in foreground", "#0099AA", "$+$", "-"),
     "balanced_2_rounds": _Look("balanced random, two rounds", "#EE7733", "$2$", "--"),
     "balanced_3_rounds": _Look("balanced random, three rounds", "#EE3377", "$3$", ":"),
     "herding": _Look("uncertainty herding", "#882255", "H", "-"),

@@ -47,7 +47,6 @@ METHODS: dict[str, Method] = {
     "two_thirds": Method("two_thirds", "kl", dense=True),
     # the predicted foreground counts, which entropy gives
     "balanced": Method("balanced", "entropy", dense=True, features=True),
-    "enriched": Method("enriched", "entropy", dense=True, features=True),
     "balanced_2_rounds": Method("balanced", "entropy", dense=True, features=True, rounds=2, first="balanced"),
     "balanced_3_rounds": Method("balanced", "entropy", dense=True, features=True, rounds=3, first="balanced"),
     "herding": Method("herding", "kl", dense=True, features=True),

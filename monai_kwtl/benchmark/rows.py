@@ -45,7 +45,6 @@ METHODS = (
     "power",
     "two_thirds",
     "balanced",
-    "enriched",
     "balanced_2_rounds",
     "balanced_3_rounds",
     "herding",

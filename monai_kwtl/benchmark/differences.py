@@ -133,11 +133,14 @@ Curve = tuple[list[float], list[float]]
 
 
 def _curves(groups: Groups) -> dict[tuple[Scope, str], dict[tuple[int, int], Curve]]:
-    """(unique pixels, IoU) of each run with all budgets of its scope; a run that misses one has no curve."""
+    """(unique pixels, IoU) of each run with all budgets of its scope; a run that misses one has no curve.
+
+    Of the variants only those have curves that have several budgets.
+    """
     budgets: dict[Scope, set[float]] = {}
     points: dict[tuple[Scope, str], dict[tuple[int, int], list[Row]]] = {}
     for (scope, method, budget), rows in groups.items():
-        if scope.variant == "base" and method not in WITHOUT_BUDGET:
+        if method not in WITHOUT_BUDGET:
             budgets.setdefault(scope, set()).add(budget)
             for row in rows:
                 points.setdefault((scope, method), {}).setdefault(row.pair, []).append(row)
@@ -148,6 +151,7 @@ def _curves(groups: Groups) -> dict[tuple[Scope, str], dict[tuple[int, int], Cur
             if len(rows) == len(budgets[scope])
         }
         for (scope, method), runs in points.items()
+        if scope.variant == "base" or len(budgets[scope]) > 1
     }
 
 

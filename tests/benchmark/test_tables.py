@@ -222,6 +222,13 @@ def test_a_run_without_one_of_the_budgets_has_no_area(groups_of):
     assert (row["runs"], row["area %"]) == ("1", "30.00")
 
 
+def test_variants_have_areas_where_they_have_several_budgets(groups_of):
+    cells = [c | {"variant": "dice_bce"} for c in curve("random", {1: (100, 0.2), 3: (200, 0.4)})]
+    cells += [c | {"variant": "flips"} for c in curve("random", {1: (100, 0.2)})]
+    found = rows_of(area_table(groups_of(cells)))
+    assert [(row["variant"], row["area %"]) for row in found] == [("dice_bce", "30.00")]
+
+
 def test_curves_without_pixels_in_common_are_not_compared(groups_of):
     cells = curve("top_k_soft", {1: (100, 0.2), 3: (200, 0.4)}) + curve("random", {1: (300, 0.3), 3: (600, 0.3)})
     (row,) = rows_of(area_difference_table(groups_of(cells)), method="top_k_soft", baseline="random", over="pixels")

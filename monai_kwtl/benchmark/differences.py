@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from monai_kwtl.benchmark.layout import Column, Table, markdown_table, shown
+from monai_kwtl.benchmark.methods import VARIANTS, Variant
 from monai_kwtl.benchmark.missing import missing_cells
 from monai_kwtl.benchmark.rows import BASELINES, METHODS, WITHOUT_BUDGET, Row, Scope
 from monai_kwtl.benchmark.statistics import Comparison, area_under_curve, compare, spread
@@ -23,6 +25,7 @@ __all__ = [
     "difference_table",
     "missing_table",
     "verdict_table",
+    "window_table",
 ]
 
 _SCOPE = tuple(map(Column, ("target", "protocol", "schedule", "variant", "budget kind")))
@@ -57,7 +60,7 @@ def difference_table(groups: Groups, seed: int = 0) -> Table:
     Returns:
         Differences of mean IoU in percentage points, method minus baseline, with 95 % intervals: of selection alone.
     """
-    return _compared("differences", groups, seed, across=False)
+    return _compared("differences", groups, seed, lambda variant: variant)
 
 
 def both_table(groups: Groups, seed: int = 0) -> Table:
@@ -65,18 +68,34 @@ def both_table(groups: Groups, seed: int = 0) -> Table:
 
     A baseline is also compared with itself. Arguments and result are those of :func:`difference_table`.
     """
-    return _compared("both", groups, seed, across=True)
+    return _compared("both", groups, seed, lambda variant: None if variant == "base" else "base")
 
 
-def _compared(name: str, groups: Groups, seed: int, across: bool) -> Table:
+def window_table(groups: Groups, seed: int = 0) -> Table:
+    """Every method of a variant with other windows against every random baseline of windows of the usual size.
+
+    Both are tuned and measured alike: the size of the windows is a part of the choice of what to label. Arguments and
+    result are those of :func:`difference_table`.
+    """
+
+    def usual(variant: str) -> str | None:
+        other = VARIANTS.get(variant, Variant())
+        alike = (name for name, found in VARIANTS.items() if found == replace(other, window=1.0))
+        return next(alike, None) if other.window != 1 else None
+
+    return _compared("windows", groups, seed, usual)
+
+
+def _compared(name: str, groups: Groups, seed: int, other_variant: Callable[[str], str | None]) -> Table:
+    """Compare methods with the baselines of a variant, for each variant its own; of None nothing is compared."""
     rows = []
     for (scope, method, budget), found in groups.items():
-        if method in WITHOUT_BUDGET or (across and scope.variant == "base"):
+        variant = other_variant(scope.variant)
+        if method in WITHOUT_BUDGET or variant is None:
             continue
-        other_scope = scope._replace(variant="base") if across else scope
         for baseline in BASELINES:
-            if baseline != method or across:
-                other = groups.get((other_scope, baseline, budget), [])
+            if baseline != method or variant != scope.variant:
+                other = groups.get((scope._replace(variant=variant), baseline, budget), [])
                 comparison = compare(_ious(found), _ious(other), seed=seed)
                 if comparison.pairs or scope.variant == "base":
                     rows.append((*scope, budget, method, baseline, *_points(comparison)))

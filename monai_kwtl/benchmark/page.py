@@ -21,6 +21,7 @@ from monai_kwtl.benchmark.differences import (
     difference_table,
     missing_table,
     verdict_table,
+    window_table,
 )
 from monai_kwtl.benchmark.figures import draw_budget_curves, draw_variant_curves
 from monai_kwtl.benchmark.layout import Table, markdown_table, shown
@@ -87,6 +88,7 @@ def _tables(rows: list[Row], groups: Groups, times: Mapping[Any, Any]) -> dict[s
         pretext_table(groups, paper),
         differences := difference_table(groups),
         both_table(groups),
+        window_table(groups),
         verdict_table(differences),
         area_table(groups),
         area_difference_table(groups),

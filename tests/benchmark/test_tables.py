@@ -17,6 +17,7 @@ from monai_kwtl.benchmark.differences import (
     difference_table,
     missing_table,
     verdict_table,
+    window_table,
 )
 from monai_kwtl.benchmark.layout import Column, Table, shown
 from monai_kwtl.benchmark.rows import read_rows
@@ -169,6 +170,16 @@ def test_selection_and_tuning_are_compared_apart_and_together(groups_of):
     (row,) = rows_of(both, variant="recipe", method="herding", baseline="random")
     (tuning,) = rows_of(both, variant="recipe", method="random", baseline="random")
     assert (row["difference"], tuning["difference"]) == ("+10.00", "+3.50")
+
+
+def test_windows_of_another_size_are_compared_with_the_usual_ones_tuned_alike(groups_of):
+    long = {"variant": "dice_bce_long", "budget_kind": "pixels"}
+    small = long | {"variant": "small_windows_dice_bce_long"}
+    cells = runs([0.50, 0.60], **small, method="balanced") + runs([0.45, 0.55], **small, method="random")
+    cells += runs([0.40, 0.52], **long, method="random") + runs([0.1, 0.1], method="random", budget_kind="pixels")
+    found = rows_of(window_table(groups_of(cells)), baseline="random")
+    assert {row["variant"] for row in found} == {small["variant"]}
+    assert {row["method"]: row["difference"] for row in found} == {"balanced": "+9.00", "random": "+4.00"}
 
 
 def test_verdicts_count_intervals(groups_of):

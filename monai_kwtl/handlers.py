@@ -254,8 +254,6 @@ class SelectionSaver:
             report = helper.submit(self._write_report, pictures, cost, **maps) if self.report else None
             if report and max(item["height"] * item["width"] for item in self.items) > _LARGE:
                 report.result()  # else two pictures of a slide are in memory at once
-            if report:
-                overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
             if self.tensorboard:
                 window_scores = np.concatenate([scores.window_scores for scores in pool])
                 with open_log(self.output_dir / "tensorboard", "select") as writer:
@@ -287,6 +285,7 @@ class SelectionSaver:
     def _write_report(
         self, pictures: Mapping[str, Any], cost: Cost, probability: Callable[..., Any], score: Callable[..., Any]
     ) -> None:
+        overview_picture(self.output_dir / "what_to_label.png", **pictures, cost=cost.as_dict())
         write_report(
             self.output_dir / "report.html",
             **pictures,

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 SCORES = ("window_scores", "foreground", "cells", "foreground_scores", "features")
-_ARITHMETIC = 2  # one more whenever the same settings give other scores, or more of them
+_ARITHMETIC = 3  # one more whenever the same settings give other scores, or more of them
 _LARGEST_PICTURE = 1 << 25  # pixels; the maps of larger images are not kept
 
 

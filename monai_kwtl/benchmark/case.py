@@ -194,12 +194,13 @@ class Case:
         norm = VARIANTS[variant].scoring(METHODS[method], exact=False)["norm"]
         return {"stage": "features", "norm": norm, **self._seen_by(variant)}
 
+    def weighs(self, key: Key) -> bool:
+        """Whether a cell tunes on windows by their importance."""
+        return VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
+
     def seen_for(self, key: Key) -> list[str]:
         """The methods whose scores and features of the pool a cell needs: its own, and that whose weights it takes."""
-        methods = [key.method]
-        if VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None:
-            methods.append(WEIGHED_BY)
-        return list(dict.fromkeys(methods))
+        return list(dict.fromkeys([key.method, WEIGHED_BY] if self.weighs(key) else [key.method]))
 
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
         """Which network scores the pool: its kind in the store, and its settings."""
@@ -269,7 +270,7 @@ class Case:
             settings["tuning"] = departures
         if method.strategy is None:
             return settings | {"select": key.method}
-        if VARIANTS[key.variant].tuning.reweighted:
+        if self.weighs(key):
             seen = self.score_settings(key.variant, WEIGHED_BY), self.feature_settings(key.variant, WEIGHED_BY)
             settings["weighed_by"] = digest(seen)
         scores = self.score_settings(key.variant, key.method)

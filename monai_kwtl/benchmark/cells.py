@@ -135,8 +135,7 @@ def part_of(budget: Budget, number: int, rounds: int, spent: Cost, least: int = 
 def _labelled(case: Case, bench: Bench, key: Key, regions: Sequence[Region]) -> list[dict[str, Any]]:
     """What the simulated annotator says of regions, each with its importance where the variant wants that."""
     support = reveal_masks(regions, case.parts[0])
-    weighed = VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
-    return bench.weighed(support, key.variant) if weighed and support else support
+    return bench.weighed(support, key.variant) if case.weighs(key) and support else support
 
 
 def _in_rounds(case: Case, bench: Bench, key: Key, scores: Sequence[ImageScores]) -> list[Region]:

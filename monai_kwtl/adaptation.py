@@ -14,6 +14,7 @@ from torch import nn
 
 from monai_kwtl.data import DECODE_LIMIT, read_image
 from monai_kwtl.distributed import gathered, share
+from monai_kwtl.feature_strategies import evenly
 from monai_kwtl.networks import pad_to_multiple
 from monai_kwtl.normalization import (
     batch_norm_layers,
@@ -65,7 +66,7 @@ def pool_sample(
     Returns:
         The parts; their order is that of the pool.
     """
-    chosen = sorted({int(i) for i in np.linspace(0, len(items) - 1, min(limit, len(items))).round()})
+    chosen = evenly(len(items), limit).tolist()
     side = min(largest, math.isqrt(most // max(1, len(chosen))))
     return [PoolPart(items[i], side, _CORNERS[n % len(_CORNERS)]) for n, i in enumerate(chosen)]
 

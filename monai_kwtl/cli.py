@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from monai_kwtl import __version__
-from monai_kwtl.bundle import one_line_errors
+from monai_kwtl.threads import wait_asleep
 
 __all__ = ["main"]
 
@@ -46,6 +46,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors that the user can mend become one line."""
+    wait_asleep()
+    from monai_kwtl.bundle import one_line_errors  # it imports PyTorch
+
     one_line_errors()
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in given if word in COMMANDS), None)

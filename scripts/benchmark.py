@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - it must be said before PyTorch is imported how its threads wait
+from monai_kwtl.threads import wait_asleep
+
+wait_asleep()
+
 import argparse
 import dataclasses
 import json

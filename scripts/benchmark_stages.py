@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,35 @@ open(report, "w").write(json.dumps(facts))
 """
 
 
-def run_stage(folder: Path, threads: int | None = None, processes: int = 1, **knobs: object) -> dict:
-    """Run select in a process of its own; return its seconds, its peak in GiB, and its lines with the time of each."""
-    files = [str(CONFIGS / "select.json")] + ([str(CONFIGS / "multi_gpu_select.json")] if processes > 1 else [])
-    settings = {"pretext": "skip", "project": "false", "overwrite": "true", **knobs}
+def run_stage(
+    folder: Path,
+    threads: int | None = None,
+    processes: int = 1,
+    stage: str = "select",
+    environment: dict[str, str] | None = None,
+    **knobs: object,
+) -> dict:
+    """Run a stage in a process of its own.
+
+    Args:
+        folder: where notes on the run go; made if absent.
+        threads: of each process; None: as PyTorch chooses.
+        processes: how many share the stage.
+        stage: name of its config.
+        environment: all variables of the process; None: those of this one.
+        knobs: of the stage.
+
+    Returns:
+        its seconds, its peak in GiB, and its lines with the time of each.
+    """
+    files = [str(CONFIGS / f"{stage}.json")] + ([str(CONFIGS / f"multi_gpu_{stage}.json")] if processes > 1 else [])
+    usual = {"pretext": "skip", "project": "false"} if stage == "select" else {}
+    settings = {**usual, "overwrite": "true", **knobs}
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
     arguments += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = (os.environ if environment is None else environment) | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
-        environment |= {"OMP_NUM_THREADS": str(threads)}
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     folder.mkdir(parents=True, exist_ok=True)
     report, child = folder / "facts.json", folder / "child.py"
     child.write_text(_CHILD)
@@ -223,6 +244,55 @@ def benchmark_processes(options: argparse.Namespace) -> dict:
     }
 
 
+@contextmanager
+def _busy_loop() -> Iterator[None]:
+    """Keep one core busy from another process."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def benchmark_spinning(options: argparse.Namespace) -> dict:
+    """Pretext tuning with several threads, alone and beside a busy process, as its threads wait in several ways."""
+    plain = {name: value for name, value in os.environ.items() if name not in WAITING}
+    ways = {"nothing set": plain} | {given: plain | dict([given.split("=", 1)]) for given in options.settings}
+    loads = {"alone": nullcontext, "beside a busy loop": _busy_loop}
+    seconds: dict[tuple[str, str], list[float]] = {(load, way): [] for load in loads for way in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        pool = _linked(options.dataset_dir, options.images, place / "pool")
+        knobs = {"dataset_dir": pool, "output_dir": place / "out", "steps": options.steps, "tensorboard": "false"}
+        for _ in range(options.repeats):  # in turns, so that a slow minute falls on all
+            for (load, way), found in seconds.items():
+                with loads[load]():
+                    run = run_stage(place / "of", options.stage_threads, 1, "pretext", ways[way], **knobs)
+                found.append(run["stage"])
+    medians = {key: statistics.median(found) for key, found in seconds.items()}
+    figures: dict[str, object] = {"images, steps, threads": (options.images, options.steps, options.stage_threads)}
+    for load in loads:
+        figures |= {f"{load}, {way} (s)": round(medians[load, way], 1) for way in ways}
+        for way in options.settings:
+            figures[f"{load}, nothing set over {way}"] = round(medians[load, "nothing set"] / medians[load, way], 2)
+    for way in ways:
+        figures[f"{way}, beside a busy loop over alone"] = round(
+            medians["beside a busy loop", way] / medians["alone", way], 2
+        )
+    return figures
+
+
+def _variable(text: str) -> str:
+    """Check that an argument has the form NAME=VALUE."""
+    name, _, value = text.partition("=")
+    if name not in WAITING or not value:
+        raise argparse.ArgumentTypeError(f"give NAME=VALUE, NAME one of {', '.join(WAITING)}")
+    return text
+
+
 def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     """Add these benchmarks to the command line of ``benchmark.py``."""
     stage = commands.add_parser("stage", help="the whole stage over the arithmetic floor, and run again")
@@ -248,3 +318,12 @@ def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     processes.add_argument("--images", type=int, default=20)
     processes.add_argument("--repeats", type=int, default=5)
     processes.set_defaults(work=benchmark_processes)
+    spinning = commands.add_parser("spinning", help="pretext beside a busy process, as threads wait in several ways")
+    spinning.add_argument("--dataset_dir", type=Path, default=data / "TNBC")
+    spinning.add_argument("--images", type=int, default=16)
+    spinning.add_argument("--steps", type=int, default=100)
+    spinning.add_argument("--stage_threads", type=int, default=2)
+    spinning.add_argument("--repeats", type=int, default=1)
+    ways = ["OMP_WAIT_POLICY=PASSIVE"]
+    spinning.add_argument("--settings", type=_variable, nargs="+", default=ways, metavar="NAME=VALUE")
+    spinning.set_defaults(work=benchmark_spinning)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -13,10 +15,10 @@ import tifffile
 import torch
 from PIL import Image
 from stage_here import random_weights
-from stage_process import CONFIGS
+from stage_process import CONFIGS, ROOT
 
 import monai_kwtl
-from monai_kwtl import cli
+from monai_kwtl import cli, threads
 from monai_kwtl.commands import doctor
 from monai_kwtl.errors import KWTLError
 
@@ -34,6 +36,25 @@ def kwtl(capsys, *arguments):
     except SystemExit as end:
         status = end.code
     return status, *capsys.readouterr()
+
+
+# --- how threads wait -------------------------------------------------------------------------------------------------
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of PyTorch's other builds says it in other words")
+def test_threads_of_a_command_sleep_while_they_wait(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(ROOT)}
+    program = "from monai_kwtl.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, "data", str(tmp_path / "none")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    # by OpenMP itself, when it is loaded
+    assert re.findall(r"OMP_WAIT_POLICY = '(\w+)'", ended.stderr) == ["PASSIVE"], ended.stderr
+
+
+def test_threads_wait_as_the_user_chose(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    threads.wait_asleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

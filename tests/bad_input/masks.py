@@ -52,106 +52,73 @@ def _remove_but_second(folder: Path) -> None:
         path.unlink()
 
 
-_ALL_BUT_0 = "all but 0 is taken for foreground"
-_PUT = "put masks of the same base names into its labels/ folder, or name their folder with --labels"
-
 MASKS = [
-    case("train", f"no image of the data set has a label: {_PUT}", "no labels", _no_labels),
-    case(("evaluate", "meta_train"), f"no image of my_images has a label: {_PUT}", "no labels", _no_labels),
     case(
-        ("train", "evaluate"),
-        "there is no folder drawings: give the folder of the masks with --labels.",
-        labels="drawings",
+        "train",
+        "no labels",
+        _no_labels,
+        names="--labels",
     ),
+    case(("evaluate", "meta_train"), "no labels", _no_labels, names="my_images"),
+    case(("train", "evaluate"), labels="drawings"),
     case(
         "select",
-        "drawings: no folder of masks (No such file or directory); give the folder that holds them",
+        names="drawings",
         labels="drawings",
     ),
-    case(
-        ("train", "evaluate"),
-        "my_images/images holds the images themselves: give the folder of their masks with --labels.",
-        labels="my_images/images",
-    ),
-    case(
-        WITH_LABELS,
-        "no mask in my_images/labels has the base name of an image (drawing 0.png is there, a.png or the like was "
-        "looked for): rename the masks like the images, or give another folder with --labels.",
-        "masks with names of their own",
-        _rename,
-    ),
-    case(
-        WITH_LABELS,
-        "my_images/labels/a.bmp and a.png are both masks of images/a.png: remove one.",
-        "two masks of one image",
-        _copy_as_bmp("labels"),
-    ),
-    case(
-        WITH_LABELS,
-        "images/a.bmp and images/a.png have the same base name, so that masks cannot be told apart: rename one.",
-        "two images with one base name",
-        _copy_as_bmp("images"),
-    ),
+    case(("train", "evaluate"), labels="my_images/images"),
+    case(WITH_LABELS, "masks with names of their own", _rename, names="drawing 0.png"),
+    case(WITH_LABELS, "two masks of one image", _copy_as_bmp("labels"), names="my_images/labels/a.bmp"),
+    case(WITH_LABELS, "two images with one base name", _copy_as_bmp("images"), names="images/a.bmp"),
     case(
         ("select", "inference"),
-        "images: 4 in",
         "two images with one base name, where no masks are looked for",
         _copy_as_bmp("images"),
+        names="images: 4 in",
         status=0,
     ),
     case(
         WITH_LABELS,
-        "the mask my_images/labels/b.png is 50 wide and 40 high, its image images/b.png is 60 wide and 48 high: save "
-        "the mask in the size of the image.",
         "a mask of another size",
         _each_mask(lambda mask: mask[:40, :50], slice(1, 2)),
+        names="my_images/labels/b.png",
     ),
+    case(WITH_LABELS, "a mask that is a text file", file_at("my_images/labels/a.png"), names="my_images/labels/a.png"),
     case(
         WITH_LABELS,
-        "cannot read the mask my_images/labels/a.png: it is no image.",
-        "a mask that is a text file",
-        file_at("my_images/labels/a.png"),
-    ),
-    case(
-        WITH_LABELS,
-        f"masks hold other values than 0 and 255 (0, 1 in a.png): {_ALL_BUT_0}",
         "masks of 0 and 1",
         _each_mask(lambda mask: mask // 255),
+        names="a.png",
         status=0,
     ),
     case(
         WITH_LABELS,
-        f"masks hold other values than 0 and 255 (0, 300, 600 in a.png): {_ALL_BUT_0}",
         "masks with a number for each cell",
         _each_mask(_numbered_cells),
+        names="a.png",
         status=0,
     ),
     case(
         WITH_LABELS,
-        "2 of 3 images have no label and are left out",
         "masks of some images only",
         _remove_but_second,
+        names="2 of 3 images",
         status=0,
     ),
     case(
         "train",
-        "no mask has any foreground: outline some cells, or check that the masks were exported right.",
         "no foreground in any mask",
         _each_mask(np.zeros_like),
+        names="foreground",
     ),
     case(
         "evaluate",
-        "no label has any foreground: check that the masks were exported right",
         "no foreground in any mask",
         _each_mask(np.zeros_like),
+        names="foreground",
         status=0,
     ),
-    case(
-        "meta_train",
-        "no mask of my_images has any foreground; leave this source out, or mend its masks.",
-        "no foreground in any mask",
-        _each_mask(np.zeros_like),
-    ),
+    case("meta_train", "no foreground in any mask", _each_mask(np.zeros_like), names="my_images"),
 ]
 
 
@@ -201,96 +168,49 @@ def _invert_an_image(folder: Path) -> None:
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
 
 
-def _regions_case(says: str, given: str, *steps: Callable[[Path], Any], status: int = 1, **knobs: Any) -> Case:
+def _regions_case(given: str, *steps: Callable[[Path], Any], names: str, status: int = 1, **knobs: Any) -> Case:
     knobs = {"selection": "selection.json", "labels": "drawings"} | knobs
-    return case("train", says, given, in_order(_select, *steps), status, **knobs)
+    return case("train", given, in_order(_select, *steps), names, status, **knobs)
 
-
-_AGAIN = "write the file again with select.json"
 
 REGIONS = [
+    _regions_case("a region outside its image", _region(0, x=900), names="images/a.png"),
+    _regions_case("a selection of other images", _region(0, image="images/other.png"), names="images/other.png"),
+    _regions_case("an image that has changed since", _invert_an_image, names="images/a.png"),
+    _regions_case("masks of another size than their regions", _draw_nothing(8, 9), names="drawings/001_a_x8_y4.png"),
+    _regions_case("no mask of any region", _remove_drawings(0), names="001_a_x8_y4.png"),
     _regions_case(
-        "the region of rank 1 (x 900, y 4, 32 wide, 40 high) leaves 'images/a.png', which is 60 wide and 48 high: "
-        "select again on these images",
-        "a region outside its image",
-        _region(0, x=900),
-    ),
-    _regions_case(
-        "the selection names 'images/other.png', which is not in the data set: give the folder it was made on",
-        "a selection of other images",
-        _region(0, image="images/other.png"),
-    ),
-    _regions_case(
-        "'images/a.png' has changed since it was selected: put the former file back or select again",
-        "an image that has changed since",
-        _invert_an_image,
-    ),
-    _regions_case(
-        "drawings/001_a_x8_y4.png is 9 wide and 8 high, but the region of rank 1 is 32 wide and 40 high: save the mask "
-        "in the size of its picture",
-        "masks of another size than their regions",
-        _draw_nothing(8, 9),
-    ),
-    _regions_case(
-        "drawings: no mask has a name that was looked for; save masks as 001_a_x8_y4.png or 002_b_x16_y4.png or a.png "
-        "or so on",
-        "no mask of any region",
-        _remove_drawings(0),
-    ),
-    _regions_case(
-        "2 of 3 regions have no mask in drawings yet; they stay unknown",
         "masks of some regions only",
         _remove_drawings(1),
+        names="drawings",
         status=0,
     ),
     _regions_case(
-        "no mask has any foreground: outline some cells, or check that the masks were exported right.",
         "no foreground in any region",
         _draw_nothing(40, 32),
+        names="foreground",
     ),
+    _regions_case("the folder of the masks does not exist", names="elsewhere", labels="elsewhere"),
     _regions_case(
-        "elsewhere: no folder of masks (No such file or directory); give the folder that holds them",
-        "the folder of the masks does not exist",
-        labels="elsewhere",
-    ),
-    _regions_case(
-        "--selection needs --labels: the folder with the masks of its regions.",
         "a selection without labels",
+        names="--labels",
         labels=None,
     ),
+    _regions_case("the selection does not exist", names="elsewhere.json", selection="elsewhere.json"),
+    _regions_case("a selection that is no JSON", file_at("selection.json"), names="selection.json"),
     _regions_case(
-        "elsewhere.json: cannot be read (No such file or directory); give the selection.json of a finished run",
-        "the selection does not exist",
-        selection="elsewhere.json",
-    ),
-    _regions_case(
-        "selection.json: line 1, column 1: Expecting value; mend the JSON",
-        "a selection that is no JSON",
-        file_at("selection.json"),
-    ),
-    _regions_case(
-        f"selection.json: format must be 'kwtl-selection/1', not 'kwtl-selection/9'; {_AGAIN}",
         "a selection of another format",
         _edited(lambda document: document.update(format="kwtl-selection/9")),
+        names="selection.json",
     ),
     _regions_case(
-        f"selection.json: cost is missing; {_AGAIN}",
-        "a selection without one of its fields",
-        _edited(lambda document: document.pop("cost")),
+        "a selection without one of its fields", _edited(lambda document: document.pop("cost")), names="selection.json"
     ),
+    _regions_case("a region with a field of another type", _region(1, x="left"), names="selection.json"),
+    _regions_case("a region that leads out of the data set", _region(0, image="../a.png"), names="selection.json"),
     _regions_case(
-        f"selection.json: regions[1].x must be a whole number, not 'left'; {_AGAIN}",
-        "a region with a field of another type",
-        _region(1, x="left"),
-    ),
-    _regions_case(
-        f"selection.json: regions[0].image must be a path inside the data set, without '..', not '../a.png'; {_AGAIN}",
-        "a region that leads out of the data set",
-        _region(0, image="../a.png"),
-    ),
-    _regions_case(
-        "the selection has no region: there is nothing to learn from; select again",
         "a selection without regions",
         _edited(lambda document: document.update(regions=[])),
+        names="selection",
     ),
 ]

@@ -34,17 +34,8 @@ def test_an_export_that_does_not_fit_leaves_nothing(trip, tmp_path, tool):
         assert files(disk) == {"mine.txt": b"mine"} and len(list(disk.iterdir())) == 1
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_an_export_beyond_a_quota_leaves_nothing(trip, tmp_path, tool):
-    (tmp_path / "work").mkdir()  # an empty folder of the user's stays one
-    with file_limit(200), pytest.raises(KWTLError, match="work cannot be written .File too large.*--output"):
-        main(["export", str(trip.selection), "--to", tool, "--output", str(tmp_path / "work")])
-    assert [path.name for path in tmp_path.rglob("*")] == ["work"]
-
-
-@pytest.mark.parametrize("room", [4096, 8192])
-def test_an_import_that_does_not_fit_leaves_nothing(masks, tmp_path, room):
-    with mounted(tmp_path / "disk", room) as disk:
+def test_an_import_that_does_not_fit_leaves_nothing(masks, tmp_path):
+    with mounted(tmp_path / "disk", 8192) as disk:
         with pytest.raises(KWTLError, match="cannot be written .No space left on device.*--output"):
             main(["import", str(masks), "--from", "png", "--output", str(disk / "masks")])
         assert not files(disk)

@@ -436,9 +436,8 @@ def test_twenty_regions_of_noise_keep_the_page_small(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "images"), [(200, 200), (1500, 20)])
-def test_two_hundred_regions_stay_below_twenty_megabytes(tmp_path: Path, count: int, images: int):
-    assert large_report(tmp_path / "a.html", count, images) < 20
+def test_fifteen_hundred_regions_stay_below_twenty_megabytes(tmp_path: Path):
+    assert large_report(tmp_path / "a.html", 1500, 20) < 20
     page = Page(tmp_path / "a.html")
     assert len(page.all("article")) == 200
-    assert len([a for t, a in page.elements if t == "tr" and "data-rank" in a]) == count
+    assert len([a for t, a in page.elements if t == "tr" and "data-rank" in a]) == 1500

@@ -99,10 +99,9 @@ def test_score_maps_have_the_same_bits_with_odd_tiles(tile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", [1001, 777])
-def test_score_maps_have_the_same_bits_with_odd_tiles_at_3000_by_2000(tile):
+def test_score_maps_have_the_same_bits_with_odd_tiles_at_1500_by_2000():
     torch.manual_seed(0)
-    whole, tiled = whole_and_tiled(grey(3000, 2000), channels_last(fold_batch_norm(FCRN())), tile)
+    whole, tiled = whole_and_tiled(grey(1500, 2000), channels_last(fold_batch_norm(FCRN())), 777)
     assert np.array_equal(whole["score"], tiled["score"])
     np.testing.assert_allclose(tiled["window_scores"], whole["window_scores"], rtol=1e-12)
 

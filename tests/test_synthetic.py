@@ -53,7 +53,7 @@ def signed_difference(image: np.ndarray, mask: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-@pytest.mark.parametrize("size", [(64, 64), (101, 67), (48, 131), (16, 16)])
+@pytest.mark.parametrize("size", [(101, 67), (16, 16)])
 def test_image_and_mask_have_the_asked_size_and_type(domain, size):
     image, mask = simulate(domain, *size, generator(1), 0.4)
     assert image.shape == mask.shape == size
@@ -69,7 +69,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(domain):
 
 
 @pytest.mark.parametrize("difficulty", [0.0, 1.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_threshold_of_the_clean_image_gives_the_mask_exactly(domain, seed, difficulty):
     look = draw_look(domain, generator(seed))

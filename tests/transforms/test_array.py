@@ -113,13 +113,6 @@ def test_real_images_are_equalised_as_by_opencv(kwtl_data, name):
         assert np.array_equal(EqualizeHistogram()(image)[0], cv2.equalizeHist(image[0]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REAL_SETS)
-def test_all_real_images_are_equalised_as_by_opencv(kwtl_data, name):
-    for image in real_images(kwtl_data, name):
-        assert np.array_equal(EqualizeHistogram()(image)[0], cv2.equalizeHist(image[0]))
-
-
 # --- pseudo-labels ----------------------------------------------------------------------------------------------------
 
 
@@ -132,9 +125,9 @@ def opencv_label(image, threshold, polarity, iterations):
     return cv2.dilate(mask, np.ones((2, 2), dtype=np.uint8), iterations=iterations)
 
 
-@pytest.mark.parametrize("size", [(20, 51), (33, 17), (64, 64), (1, 40), (40, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("size", [(33, 17), (64, 64), (1, 40), (40, 1)], ids=str)
 @pytest.mark.parametrize("polarity", ["dark", "bright"])
-@pytest.mark.parametrize("iterations", range(4))
+@pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_pseudo_labels_are_opencvs(rng, size, polarity, iterations):
     for make, threshold in itertools.product((noise, smooth, two_grounds), (0, 20, 99.5, 140, 250, 255)):
         image = make(rng, *size)
@@ -157,8 +150,8 @@ def test_pseudo_labels_are_opencvs_for_any_image(image, threshold, polarity, ite
     assert np.array_equal(label[0], opencv_label(image, threshold, polarity, iterations))
 
 
-@pytest.mark.parametrize("iterations", range(4))
-@pytest.mark.parametrize("place", [(0, 0), (0, 6), (4, 0), (4, 6), (2, 3)], ids=str)
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize("place", [(0, 0), (4, 6), (2, 3)], ids=str)
 def test_dilation_grows_right_and_down_and_stops_at_the_border(place, iterations):
     image = np.full((5, 7), 200, dtype=np.uint8)
     image[place] = 3
@@ -323,13 +316,13 @@ def check_view(image, name, factor):
     assert np.abs(view - expected.astype(np.float32)).max() <= 1.001
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("name", VIEWS)
-def test_views_are_pillows_to_one_grey_level(rng, name, factor, size):
-    for make in (noise, smooth, two_grounds):
-        check_view(make(rng, *size)[None], name, factor)
-    check_view(np.stack([noise(rng, *size), smooth(rng, *size), two_grounds(rng, *size)]), name, factor)
+def test_views_are_pillows_to_one_grey_level(rng, name, factor):
+    for size in SIZES:
+        for make in (noise, smooth, two_grounds):
+            check_view(make(rng, *size)[None], name, factor)
+        check_view(np.stack([noise(rng, *size), smooth(rng, *size), two_grounds(rng, *size)]), name, factor)
 
 
 @settings(max_examples=250, deadline=None)
@@ -398,16 +391,16 @@ every = pytest.mark.parametrize("transform", EVERY, ids=lambda transform: type(t
 
 
 @every
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "float32", "float64"])
-def test_the_kind_of_array_and_the_values_do_not_depend_on_what_comes_in(rng, transform, dtype):
+def test_the_kind_of_array_and_the_values_do_not_depend_on_what_comes_in(rng, transform):
     pixels = noise(rng, 2, 20, 51)
     expected = transform(pixels)
-    array = pixels.astype(dtype)
-    tensor = torch.from_numpy(array)
-    for image in (array, tensor, tensor[:, ::1], MetaTensor(tensor)):
-        result = transform(image)
-        assert type(result) is type(image)
-        assert np.array_equal(np.asarray(result), expected) and np.asarray(result).dtype == expected.dtype
+    for dtype in ("uint8", "int16", "int64", "float16", "float32", "float64"):
+        array = pixels.astype(dtype)
+        tensor = torch.from_numpy(array)
+        for image in (array, tensor, tensor[:, ::1], MetaTensor(tensor)):
+            result = transform(image)
+            assert type(result) is type(image)
+            assert np.array_equal(np.asarray(result), expected) and np.asarray(result).dtype == expected.dtype
 
 
 @every
@@ -433,10 +426,9 @@ def test_meta_data_is_kept_and_not_shared(rng, transform):
 
 
 @every
-@pytest.mark.parametrize("size", [(20, 51), (2, 9)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_the_image_itself_is_left_alone(rng, transform, size, dtype):
-    pixels = noise(rng, 1, *size).astype(dtype)
+def test_the_image_itself_is_left_alone(rng, transform, dtype):
+    pixels = noise(rng, 1, 20, 51).astype(dtype)
     for image in (pixels.copy(), torch.from_numpy(pixels.copy()), MetaTensor(torch.from_numpy(pixels.copy()))):
         result = transform(image)
         result[...] = 7  # were it a view of the image, that would change
@@ -444,18 +436,17 @@ def test_the_image_itself_is_left_alone(rng, transform, size, dtype):
 
 
 @every
-@pytest.mark.parametrize("shape", [(0, 4, 5), (1, 0, 5), (1, 4, 0), (1, 0, 0)], ids=str)
-def test_nothing_stays_nothing(transform, shape):
-    assert transform(np.zeros(shape, dtype=np.uint8)).shape == shape
+def test_nothing_stays_nothing(transform):
+    for shape in ((0, 4, 5), (1, 0, 5), (1, 4, 0), (1, 0, 0)):
+        assert transform(np.zeros(shape, dtype=np.uint8)).shape == shape
 
 
 @every
-@pytest.mark.parametrize("shape", [(4, 5), (1, 1, 4, 5), (5,)], ids=str)
-@pytest.mark.parametrize("kind", [np.zeros, torch.zeros])
-def test_other_shapes_are_refused_in_one_line(transform, shape, kind):
-    with pytest.raises(KWTLError, match=r"\(C, H, W\)") as error:
-        transform(kind(shape))
-    assert one_line(error)
+def test_other_shapes_are_refused_in_one_line(transform):
+    for image in (np.zeros((4, 5)), torch.zeros((1, 1, 4, 5)), np.zeros(5)):
+        with pytest.raises(KWTLError, match=r"\(C, H, W\)") as error:
+            transform(image)
+        assert one_line(error)
 
 
 @pytest.mark.parametrize("transform", EVERY[3:], ids=lambda transform: type(transform).__name__)

@@ -13,7 +13,7 @@ VENV_FILES="setup.cfg pyproject.toml constraints.txt label-constraints.txt label
 
 install_packages() {
     local pip=("$VENV_PYTHON" -m pip install --no-input --disable-pip-version-check --no-user --progress-bar off)
-    "${pip[@]}" -c constraints.txt -c label-constraints.txt -r label-requirements.txt -e ".${1:+[$1]}" &&
+    "${pip[@]}" -c constraints.txt -c label-constraints.txt -r label-requirements.txt -e ".${1:+[label-$1]}" &&
         "${pip[@]}" --no-deps -c label-constraints.txt monailabel &&
         stand_in
 }

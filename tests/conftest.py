@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,25 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, a file at a time, begin with the files that take longest."""
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write what was skipped, and why, to the file that KWTL_SKIPPED names; scripts/test.sh ends with it."""
+    if not (file := os.environ.get("KWTL_SKIPPED")):
+        return
+    skipped = Counter(
+        (report.nodeid.split("::")[0], report.longrepr[2].removeprefix("Skipped: "))
+        for report in terminalreporter.stats.get("skipped", ())
+    )
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.writelines(f"  {count} of {path}: {reason}\n" for (path, reason), count in sorted(skipped.items()))
 
 
 # None is the root; the others are those that bundles/kwtl/configs/logging.conf sets up

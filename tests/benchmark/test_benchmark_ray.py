@@ -16,8 +16,6 @@ from monai_kwtl.benchmark.grid import Job
 from monai_kwtl.benchmark.run import run_protocol
 from monai_kwtl.errors import KWTLError
 
-needs_ray = pytest.mark.skipif(not runners.ray_installed(), reason="Ray is not installed: pip install ray")
-
 
 class Killed(Job):
     """A job whose worker is killed at the first attempt, which leaves a file to say so."""
@@ -49,7 +47,6 @@ def ray_with(replaced):
     return lambda jobs, store, config: runners.run_with_ray(replaced(list(jobs)), store, config)
 
 
-@needs_ray
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tmp_path, monkeypatch):
@@ -74,7 +71,6 @@ def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tm
         run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "broken")}), "grid")
 
 
-@needs_ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_more_cores_than_a_cluster_has_are_refused(knobs, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.engines.utils import IterationEvents
+from stage_process import run_together
 from torch import nn
 
 from monai_kwtl.crops import CropDataset
@@ -408,12 +406,10 @@ def several_sources(broken=False):
     return sources | {"b": Broken(sources["b"], since=1)} if broken else sources
 
 
-def one_of_several(rank, world_size, folder):
+def one_of_two(folder):
     """What each process of a distributed run does: a good run, then one that fails in the second process."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
-    )
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     results = {}
     for broken in (False, True):
         network = small_network(seed=rank)  # rank 0's weights must win
@@ -432,25 +428,9 @@ def one_of_several(rank, world_size, folder):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """What two processes side by side have saved."""
-    folder, tests = tmp_path_factory.mktemp("processes"), Path(__file__).resolve().parent
-    paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import test_engines as t; t.one_of_several({rank}, 2, {str(folder)!r})"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        texts = [process.communicate(timeout=180)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    folder = tmp_path_factory.mktemp("processes")
+    ended = run_together(one_of_two, str(folder), folder / "logs")
+    assert [end.status for end in ended] == [0, 0], [end.err for end in ended]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -53,7 +53,14 @@ def test_ways_of_measuring_share_the_tuned_network(knobs, monkeypatch):
     assert again["flips", "random"]["iou_of_test_images"] == found["flips", "random"]["iou_of_test_images"]
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.features or method.rounds > 1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name, method in METHODS.items() if method.features and method.rounds == 1),
+        "herding_2_rounds",
+        "random_then_coverage",
+    ],
+)
 def test_methods_that_compare_windows_run_and_repeat(knobs, name):
     first = results_of({**knobs, "methods": [name], "shots": [], "pixels": [2]})["base", name]
     again = results_of(

@@ -3,8 +3,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -118,10 +116,3 @@ def test_the_command_takes_what_lies_beside_the_results(tmp_path):
     (tmp_path / "about.json").write_text("[]")
     with pytest.raises(KWTLError, match="about.json: must hold an object"):
         page.run(parser.parse_args([str(results), "--output", str(tmp_path / "page")]))
-
-
-def test_the_command_says_bad_input_in_one_line(tmp_path):
-    run = [sys.executable, str(ROOT / "scripts/benchmark.py"), "page", "none.csv", "--output", str(tmp_path / "page")]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and "none.csv" in done.stderr

@@ -33,6 +33,7 @@ PIL_READER = PILReader(reverse_indexing=False, formats=("PNG", "JPEG", "BMP", "T
 _REASONS = (
     ("cannot identify image file", "it is no image"),
     ("Cannot work out file type", "it is no image"),
+    ("is not a gzip file", "it is no image"),
     ("truncated", "it is truncated"),
     ("Truncated", "it is truncated"),
     ("unpack requires", "it is truncated"),

@@ -435,7 +435,6 @@ def test_twenty_regions_of_noise_keep_the_page_small(tmp_path: Path):
     assert large_report(tmp_path / "a.html", 20, 8) < 8
 
 
-@pytest.mark.slow
 def test_fifteen_hundred_regions_stay_below_twenty_megabytes(tmp_path: Path):
     assert large_report(tmp_path / "a.html", 1500, 20) < 20
     page = Page(tmp_path / "a.html")

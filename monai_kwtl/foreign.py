@@ -22,12 +22,13 @@ MOST_DIGITS = 400  # bits of a whole number: beyond any float
 
 # what MONAI's ConfigParser evaluates, looks up or includes where a text begins with it, and names that Python reserves
 _EVALUATED = re.compile(r"^\s*[$@%]|__\w+__")
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 # the keys by which MONAI knows a component, and the separators of its ids
 _RESERVED_KEY = re.compile(r"^\s*_.*_\s*$|#|::", re.DOTALL)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(type(value).__name__)
+    text = ascii(value) if isinstance(value, str) else str(type(value).__name__)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -51,6 +52,8 @@ def check_data(value: Any, what: str) -> Any:
         if isinstance(one, str):
             if _EVALUATED.search(one):
                 raise KWTLError(f"{what} must be data, but {_shown(one)} would be evaluated: leave out $, @, % and __.")
+            if _NO_TEXT.search(one):
+                raise KWTLError(f"{what} holds characters that are no text: {_shown(one)}.")
         elif isinstance(one, Mapping):
             for key, inner in one.items():
                 if not isinstance(key, str) or _EVALUATED.search(key) or _RESERVED_KEY.search(key):

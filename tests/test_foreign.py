@@ -40,20 +40,16 @@ def test_keys_that_a_config_knows_are_refused(key):
             check_data(form, "params")
 
 
-@pytest.mark.parametrize("text", ["img $3", "a@b.org", "50 %", "_x", "a_b__", "$", "#1"[1:]])
+@pytest.mark.parametrize("text", ["img $3", "a@b.org", "50 %", "_x", "a_b__", "#1", "Zürich"])
 def test_a_sign_elsewhere_in_a_text_means_nothing(text):
-    if text == "$":
-        with pytest.raises(KWTLError):
-            check_data(text, "a")
-    else:
-        assert check_data({"a": [text]}, "a") == {"a": [text]}
+    assert check_data({"a": [text]}, "a") == {"a": [text]}
 
 
 def test_depth_size_and_kind_have_bounds():
     deep: object = 1
     for _ in range(5000):
         deep = [deep]
-    for value in (deep, [0] * 200_000, float("nan"), 10**1000, object(), {1: 2}):
+    for value in (deep, [0] * 200_000, float("nan"), 10**1000, object(), {1: 2}, "a\x00b", "\ud800"):
         with pytest.raises(KWTLError):
             check_data(value, "a")
 

@@ -92,7 +92,9 @@ def test_a_folder_of_any_name_reaches_a_stage_as_it_is_written(name, tmp_path, m
     assert note["steps"] == 1 and Path(f"{name}_out", "model.pt").is_file()
 
 
-@pytest.mark.parametrize("value", ["$__import__('os').mkdir('made')", "@imports", [{"_target_": "os.mkdir", "path": "made"}]])
+@pytest.mark.parametrize(
+    "value", ["$__import__('os').mkdir('made')", "@imports", [{"_target_": "os.mkdir", "path": "made"}]]
+)
 def test_a_knob_that_is_code_ends_a_stage_before_it_is_read(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("steps", "dataset_dir", "rescale", "device"):

@@ -1,8 +1,8 @@
 """MONAI Label's calls as KWTL offers them: a closed list, checked, off the event loop, with sentences for refusals.
 
-MONAI Label's own application does its work inside the event loop, answers what a client did wrong with a bare 500, passes
-requests on unchecked, and lets every web page in. So its endpoints are taken one by one into an application of ours.
-Needs monailabel.
+MONAI Label's own application does its work inside the event loop, answers what a client did wrong with a bare 500,
+passes requests on unchecked, and lets every web page in. So its endpoints are taken one by one into an application of
+ours. Needs monailabel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Temporary files of the label server: in a folder of their own, gone with the call that made them, or at next start."""
+"""Temporary files of the label server: in a folder of their own, gone with their call, or at the next start."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TidyUp:
 
 @contextlib.contextmanager
 def temporary_folder(app_dir: str | os.PathLike) -> Iterator[Path]:
-    """Let this process make its temporary files in ``tmp/<its number>`` of the app's folder, and remove them at the end.
+    """Let this process make its temporary files in ``tmp/<its number>`` of the app's folder, removed at the end.
 
     What a killed server has left there is removed first.
 

@@ -85,7 +85,14 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
         raise KWTLError(f"{what} is no JSON: {str(error).splitlines()[0][:100]}.") from error
     if not isinstance(found, dict):
         raise KWTLError(f"{what} must be a JSON object, such as {{}}.")
-    return check_data(found, what)
+    return _data(found, what)
+
+
+def _data(given: dict[str, Any], what: str) -> dict[str, Any]:
+    check_data(dict.fromkeys(given), what)
+    for name, value in given.items():
+        check_data(value, name[:40])
+    return given
 
 
 def _only(given: Mapping[str, Any] | None, names: tuple[str, ...]) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def _segment(values: Values) -> None:
             raise KWTLError("params of wsi must be an object.")
         values["wsi"] = json.dumps(given | {"params": _saving(_only(params, _INFER))})
     elif wsi is not None:
-        values["wsi"] = wsi.model_copy(update={"params": _saving(_only(check_data(wsi.params, "params"), _INFER))})
+        values["wsi"] = wsi.model_copy(update={"params": _saving(_only(_data(wsi.params or {}, "params"), _INFER))})
 
 
 def _new_image(values: Values) -> None:
@@ -247,7 +254,7 @@ def _work(endpoint: Callable[..., Any], check: Callable[[Values], None] | None, 
             if isinstance(values.get(name), str):
                 check_data(values[name], name)
         if isinstance(values.get("params"), dict):
-            check_data(values["params"], "params")
+            _data(values["params"], "params")
         if check is not None:
             check(values)
         result = endpoint(**values)

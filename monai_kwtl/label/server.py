@@ -13,7 +13,6 @@ import inspect
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -25,7 +24,7 @@ from typing import Any
 
 import monailabel.app
 import torch
-from fastapi import FastAPI, Request, UploadFile
+from fastapi import FastAPI, Request
 from fastapi.background import BackgroundTasks
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -48,6 +47,7 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 from pydantic import ValidationError
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from monai_kwtl.errors import KWTLError
@@ -238,8 +238,7 @@ def _upload_names(values: Values) -> None:
     for value in values.values():
         if isinstance(value, UploadFile) and value.filename:
             name = Path(value.filename.replace("\\", "/")).name
-            suffixes = re.fullmatch(r"(?:.*?[^.])??((?:\.\w{1,12}){0,2})", name, re.DOTALL)
-            if suffixes is None or len(name.encode(errors="replace")) > 200 or not name.isprintable():
+            if len(name.encode(errors="replace")) > 200 or not name.isprintable():
                 raise refuse(400, "the name of the file that was sent is no plain one: rename it.")
             value.filename = check_data(name, "the name of a file")
 

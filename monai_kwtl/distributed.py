@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -86,10 +89,23 @@ def local_rank() -> int:
 
 
 def connect() -> None:
-    """Reach the store of the processes that were started together: from now on only the first one to fail says so."""
+    """Reach the store of the processes that were started together: from now on only the first one to fail says so.
+
+    Where one of them is killed, ``torchrun`` tells the others to end (SIGTERM), which then raise, and say so too.
+    """
     global _store
     if _store is None and started_together():
         _store = next(rendezvous("env://", timeout=timedelta(minutes=5)))[0]
+        if started_together() > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _told_to_end)
+
+
+def _told_to_end(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: nothing shall stop the sentence
+    raise KWTLError(
+        "another process of this run has ended, or the run was told to end; run it again, with --resume true where the "
+        "stage has it."
+    )
 
 
 def start(device: torch.device | str, timeout: float = 3600.0) -> None:

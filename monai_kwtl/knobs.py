@@ -54,6 +54,8 @@ def _path(name: str, value: Any) -> None:
         raise KWTLError(f"{name} must be a path, got the number {value}; put ./ before a name like that.")
     if value is not None and not isinstance(value, (str, os.PathLike)):
         raise KWTLError(f"{name} must be a path, got {value!r}.")
+    if isinstance(value, str) and "::" in value:
+        raise KWTLError(f"{name}: MONAI reads # in a path as ::, so {value!r} cannot be given; rename that folder.")
 
 
 _from_0, _from_1 = (partial(check_whole_number, low=low) for low in (0, 1))

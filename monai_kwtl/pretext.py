@@ -210,9 +210,9 @@ def _tune(
     workflow = stage_workflow(
         root,
         "pretext",
-        dataset_dir=str(dataset),
-        output_dir=str(folder),
-        ckpt=str(ckpt),
+        dataset_dir=Path(dataset),
+        output_dir=folder,
+        ckpt=Path(ckpt),
         resume=True,
         overwrite=True,
         **knobs,

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -513,10 +514,22 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
 # --- torchrun itself --------------------------------------------------------------------------------------------------
 
 
-def torchrun(stage, **options):
+def torchrun_command(stage, **options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", *stage_arguments([f"{stage}.json", f"multi_gpu_{stage}.json"], **options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return [
+        *command,
+        "-m",
+        "monai.bundle",
+        "run",
+        *stage_arguments([f"{stage}.json", f"multi_gpu_{stage}.json"], **options),
+    ]
+
+
+ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def torchrun(stage, **options):
+    command, environment = torchrun_command(stage, **options), os.environ | ALONE
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -533,3 +546,40 @@ def test_torchrun_gives_what_one_process_gives_and_says_an_error_once(place, tmp
     assert ended.returncode == 1
     said = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == 1 and "selection.json already exists" in said[0]
+
+
+@pytest.mark.slow  # its short twin is test_a_process_that_is_told_to_end_says_why
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_with_a_killed_process_shows_one_line_of_ours(rank, place, tmp_path):
+    options = knobs("train", place) | {"output_dir": tmp_path / "out", "steps": 100_000, "tensorboard": "false"}
+    with (tmp_path / "err").open("w") as stderr:
+        run = subprocess.Popen(
+            torchrun_command("train", **options), cwd=ROOT, env=os.environ | ALONE, stdout=stderr, stderr=stderr
+        )
+        try:
+            for _ in range(1200):
+                if (tmp_path / "out" / "checkpoint.pt").exists():
+                    break
+                time.sleep(0.1)
+            for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+                if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                    os.kill(int(child), 9)
+            assert run.wait(120) == 1
+        finally:
+            run.kill()
+            run.wait()
+    said = [line for line in (tmp_path / "err").read_text().splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and said[0].startswith("error: another process of this run has ended"), said
+
+
+def test_a_process_that_is_told_to_end_says_why():
+    script = (
+        "import os, signal, time\nfrom monai_kwtl import bundle, distributed\n"
+        "distributed.rendezvous = lambda *_, **__: iter([(distributed.dist.HashStore(), 0, 2)])\n"
+        "bundle.one_line_errors()\ndistributed.connect()\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    )
+    together = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    command, environment = [sys.executable, "-c", script], os.environ | ALONE | together
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: another process of this run has ended") and ended.stderr.count("\n") == 1

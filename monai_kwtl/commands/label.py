@@ -10,13 +10,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from monai_kwtl.bundle import place
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.findings import print_findings
 from monai_kwtl.summary import format_table
 
+if TYPE_CHECKING:
+    from monai_kwtl.label.client import LabelServer
+
 SERVER = "http://127.0.0.1:8000"
+TOKEN_HELP = "of the server, where it has one; default: KWTL_LABEL_TOKEN"
 
 
 def _client() -> str:
@@ -37,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--pretext", default="auto", help="auto, always, skip or the path of weights, as in select.json")
     start.add_argument("--host", default="127.0.0.1", help="address to listen on")
     start.add_argument("--port", type=int, default=8000)
+    start.add_argument(
+        "--token",
+        default=None,
+        help="what clients must send; default: KWTL_LABEL_TOKEN, or one made for a --host that other machines reach",
+    )
+    start.add_argument("--upload-mib", type=int, default=1024, help="the most of an upload, in MiB")
     start.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
     start.add_argument("--prepare-only", action="store_true", help="make the app and its weights, start no server")
 
@@ -54,16 +65,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (following, put):
         action.add_argument("--server", default=SERVER, help="address of the server")
         action.add_argument("--client", default=_client(), help="who labels")
+        action.add_argument("--token", default=None, help=TOKEN_HELP)
 
     doctor = actions.add_parser("doctor", help="say what is wrong with an install, and the mend")
     doctor.add_argument("--studies", default=None, help="folder of images to look at as well")
     doctor.add_argument("--app", default=None, help="folder of an app to look at as well")
     doctor.add_argument("--server", default=None, help="address of a server to look at as well")
+    doctor.add_argument("--token", default=None, help=TOKEN_HELP)
 
 
 def _start(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.start import enter_label_environment, is_loopback, server_command, server_environment
+    from monai_kwtl.label.start import (
+        access_line,
+        enter_label_environment,
+        server_command,
+        server_environment,
+        server_token,
+    )
 
+    if options.upload_mib < 1:
+        raise KWTLError(f"--upload-mib must be a whole number of MiB, at least 1, got {options.upload_mib}.")
+    given = options.token or os.environ.get("KWTL_LABEL_TOKEN")
+    token = server_token(options.host, given)
     if not options.prepare_only:
         enter_label_environment(sys.argv[1:])
     from monai_kwtl.label.studies import Studies
@@ -78,17 +101,21 @@ def _start(options: argparse.Namespace) -> int:
     if options.prepare_only:
         return 0
     command = server_command(app_dir.resolve(), studies.folder.resolve(), options.host, options.port)
-    environment = server_environment(options.host)
-    if not is_loopback(options.host) and environment.get("MONAI_LABEL_AUTH_ENABLE", "").lower() not in ("true", "1"):
-        print(
-            f"warning: {options.host}:{options.port} is open to the network without a password: whoever reaches it can "
-            "read and change these images and labels",
-            file=sys.stderr,
-        )
-    print(f"server:  http://{options.host}:{options.port} (Ctrl-C ends it)", flush=True)
+    environment = server_environment(token, options.upload_mib)
+    print(f"server:  http://{options.host}:{options.port} (Ctrl-C ends it)")
+    print(f"access:  {access_line(options.host, token)}")
+    if token and not given:
+        print(f"token:   {token}")
+    sys.stdout.flush()
     if os.name == "nt":
         return subprocess.call(command, env=environment)
     os.execve(command[0], command, environment)  # so that signals reach the server itself
+
+
+def _server(options: argparse.Namespace, timeout: float = 3600.0) -> LabelServer:
+    from monai_kwtl.label.client import LabelServer
+
+    return LabelServer(options.server, timeout, options.token or os.environ.get("KWTL_LABEL_TOKEN"))
 
 
 def _new_folder() -> Path:
@@ -97,13 +124,13 @@ def _new_folder() -> Path:
 
 
 def _next(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.client import LabelServer, next_regions
+    from monai_kwtl.label.client import next_regions
     from monai_kwtl.regions import check_output
 
     folder = Path(options.output) if options.output else _new_folder()
     check_output(folder)
     try:
-        regions, answer = next_regions(LabelServer(options.server), options.n, options.strategy, options.client, folder)
+        regions, answer = next_regions(_server(options), options.n, options.strategy, options.client, folder)
     except KWTLError:
         with contextlib.suppress(OSError):
             folder.rmdir()  # nothing came; where the folder holds anything it stays
@@ -123,11 +150,9 @@ def _next(options: argparse.Namespace) -> int:
 
 
 def _put(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.client import LabelServer, put_labels
+    from monai_kwtl.label.client import put_labels
 
-    sent, missing = put_labels(
-        LabelServer(options.server), Path(options.selection), Path(options.labels), options.client
-    )
+    sent, missing = put_labels(_server(options), Path(options.selection), Path(options.labels), options.client)
     print(f"sent {sent} regions")
     if missing:
         print(f"{len(missing)} have no mask yet: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
@@ -142,7 +167,7 @@ def _doctor(options: argparse.Namespace) -> int:
         enter_label_environment(sys.argv[1:])
     except KWTLError as error:
         return print_findings([("WRONG", "MONAI Label", str(error))])
-    return print_findings(findings(options.studies, options.app, options.server))
+    return print_findings(findings(options.studies, options.app, _server(options, 10) if options.server else None))
 
 
 def run(options: argparse.Namespace) -> int:

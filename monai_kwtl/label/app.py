@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 
@@ -32,6 +35,15 @@ __all__ = ["KWTLApp"]
 logger = logging.getLogger("monai_kwtl")
 
 MODEL = "kwtl"
+
+
+def _one_at_a_time(method: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def alone(*arguments: Any, **named: Any) -> Any:
+        with lock:
+            return method(*arguments, **named)
+
+    return alone
 
 
 class KWTLApp(MONAILabelApp):
@@ -63,8 +75,12 @@ class KWTLApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> KWTLDatastore:
-        """The images and labels."""
-        return KWTLDatastore(self.images, self.sidecar, server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+        """The images and labels, for one thread at a time."""
+        store = KWTLDatastore(self.images, self.sidecar, server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
+        lock = threading.RLock()
+        for name in (*Datastore.__abstractmethods__, "refresh"):
+            setattr(store, name, _one_at_a_time(getattr(store, name), lock))
+        return store
 
     def init_infers(self) -> dict[str, Any]:
         """The segmenter."""

@@ -36,12 +36,14 @@ class LabelServer:
     Args:
         url: such as ``http://127.0.0.1:8000``.
         timeout: seconds to wait for an answer; trainings take long.
+        token: of the server, where it wants one.
     """
 
-    def __init__(self, url: str, timeout: float = 3600.0) -> None:
+    def __init__(self, url: str, timeout: float = 3600.0, token: str | None = None) -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise KWTLError(f"the address of a server is like http://127.0.0.1:8000, got {url!r}.")
         self.url, self.timeout = url.rstrip("/"), timeout
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def call(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: bytes | None = None, kind: str = ""
@@ -52,7 +54,8 @@ class LabelServer:
             KWTLError: when the server does not answer, or refuses; with its sentence.
         """
         url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": kind} if kind else {})
+        headers = {**self.headers, "Content-Type": kind} if kind else self.headers
+        request = urllib.request.Request(url, data=body, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return answer.read()

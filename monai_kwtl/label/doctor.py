@@ -123,7 +123,7 @@ def app_findings(folder: str) -> list[Finding]:
     return found
 
 
-def findings(studies: str | None, app: str | None, server: str | None) -> list[Finding]:
+def findings(studies: str | None, app: str | None, server: LabelServer | None) -> list[Finding]:
     """Everything that was asked for."""
     found = packages()
     found.append(server_starts())
@@ -131,9 +131,9 @@ def findings(studies: str | None, app: str | None, server: str | None) -> list[F
     found += app_findings(app) if app else []
     if server:
         try:
-            info = json.loads(LabelServer(server, timeout=10).get("/info/"))
+            info = json.loads(server.get("/info/"))
             kwtl = "kwtl" in info.get("strategies", {})
-            found.append((OK if kwtl else WRONG, "running", f"{info.get('name')} at {server}"))
+            found.append((OK if kwtl else WRONG, "running", f"{info.get('name')} at {server.url}"))
         except (KWTLError, ValueError) as error:
             found.append((WRONG, "running", str(error)))
     return found

@@ -93,7 +93,11 @@ class KWTLInfer(BasicInferTask):
             masks = [self._cut(self._probability(page) > threshold, request) for page in pages]
             stream = tempfile.NamedTemporaryFile(prefix="kwtl_", suffix=extension, delete=False)  # noqa: SIM115
             stream.close()
-            self._write(Path(stream.name), masks, pages)
+            try:
+                self._write(Path(stream.name), masks, pages)
+            except BaseException:
+                Path(stream.name).unlink(missing_ok=True)
+                raise
         answer: dict[str, Any] = {
             "label_names": self.labels,
             "foreground": float(np.mean([mask.mean() for mask in masks])),
@@ -125,7 +129,7 @@ class KWTLInfer(BasicInferTask):
     @staticmethod
     def _cut(mask: np.ndarray, request: Mapping[str, Any]) -> np.ndarray:
         location, size = request.get("location") or (0, 0), request.get("size") or (0, 0)
-        numbers = [*location, *size]
+        numbers = [*location, *size] if all(isinstance(pair, (list, tuple)) for pair in (location, size)) else []
         if len(numbers) != 4 or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
             raise KWTLError("location and size must be two numbers each, [x, y] and [width, height].")
         x, y, width, height = (max(0, int(number)) for number in numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -97,6 +98,8 @@ class KWTLScoring(ScoringMethod):
         begun = time.time()
         with answered():
             scoring, network = self.scoring(), self.models.network()
+            if self.method == "mc_dropout":  # hooks into it, and other threads segment by the same network meanwhile
+                network = copy.deepcopy(network)
             items = unlabelled(self.studies, self.sidecar)
             new = self.sidecar.unscored(scoring, items)
             for item in new:

@@ -11,11 +11,16 @@ from typing import Any
 
 from monai_kwtl.bundle import true_or_false
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.foreign import check_data
+from monai_kwtl.grey import check_rescale
+from monai_kwtl.json_file import parse_json
 from monai_kwtl.presets import preset_value
+from monai_kwtl.scoring import MEASURES
 
 __all__ = ["SETTINGS_NAME", "LabelSettings", "read_settings"]
 
 SETTINGS_NAME = "kwtl.json"
+_CHOICES = {"measure": MEASURES, "views": ("intensity", "affine")}
 _SERVERS_OWN = {"server_mode", "name", "models"}  # keys of MONAI Label's conf that are not for us
 
 
@@ -51,9 +56,14 @@ class LabelSettings:
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     """A value in the type of its default; those of ``--conf`` are text."""
+    check_data(value, f"the setting {name}")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise KWTLError(f"the setting {name} must be one of {', '.join(_CHOICES[name])}, got {str(value)[:40]!r}.")
     try:
         if name == "rescale":
-            return json.loads(value) if isinstance(value, str) else value
+            given = json.loads(value) if isinstance(value, str) else value
+            check_rescale(given)
+            return given
         if name == "amp":
             return value if value == "auto" else true_or_false(value, name)
         if isinstance(default, bool):
@@ -61,9 +71,9 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         if isinstance(default, int) and float(value) != int(float(value)):
             raise ValueError
         return type(default)(float(value)) if isinstance(default, (int, float)) else str(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, KWTLError):
-            raise
+    except KWTLError:
+        raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise KWTLError(f"the setting {name} cannot be {value!r}; the default is {default!r}.") from error
 
 
@@ -78,10 +88,9 @@ def read_settings(app_dir: str | Path, conf: Mapping[str, Any] | None = None) ->
         KWTLError: for unknown settings, naming the nearest, and values of the wrong kind.
     """
     path = Path(app_dir) / SETTINGS_NAME
-    try:
-        given = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise KWTLError(f"{path} cannot be read ({error}): mend it, or delete it for the defaults.") from error
+    given = parse_json(path, "settings file") if path.exists() else {}
+    if not isinstance(given, dict):
+        raise KWTLError(f"{path} must hold an object of settings: mend it, or delete it for the defaults.")
     given = {key: value for key, value in given.items() if key != "_desc_"}
     given |= {key: value for key, value in (conf or {}).items() if key not in _SERVERS_OWN}
     defaults = {field.name: field.default for field in fields(LabelSettings)}

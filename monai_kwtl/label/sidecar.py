@@ -180,14 +180,14 @@ class Sidecar:
     def get(self, scoring: Scoring, item: Mapping[str, Any]) -> ImageScores | None:
         """The scores of an image; None where there are none, or they do not belong to its size."""
         seen = (scoring, _key(item), item["name"])
-        if seen not in self._seen:
+        scores = self._seen.get(seen)  # another thread may empty it at any moment
+        if scores is None:
             blob = self._blob(scoring, item, "scores")
             grid = WindowGrid(item["height"], item["width"], scoring.window, scoring.step)
             scores = unpack_scores(item, grid, unpack(io.BytesIO(blob), SCORES)) if blob else None
-            if scores is None:
-                return None
-            self._seen[seen] = scores  # what the key says does not change
-        return self._seen[seen]
+            if scores is not None:
+                self._seen[seen] = scores  # what the key says does not change
+        return scores
 
     def score_map(self, scoring: Scoring, item: Mapping[str, Any]) -> np.ndarray | None:
         """The score map of an image, float32 (H, W), in 256 steps; None where it was not kept."""

@@ -5,13 +5,22 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import re
+import secrets
 import socket
 import sys
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["enter_label_environment", "is_loopback", "server_command", "server_environment"]
+__all__ = [
+    "access_line",
+    "enter_label_environment",
+    "is_loopback",
+    "server_command",
+    "server_environment",
+    "server_token",
+]
 
 ENVIRONMENT = Path(
     ".venv-label", "Scripts" if os.name == "nt" else "bin", "python.exe" if os.name == "nt" else "python"
@@ -49,16 +58,49 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def server_environment(host: str) -> dict[str, str]:
-    """The environment variables that the server needs; what the user has set stays."""
+def server_token(host: str, token: str | None) -> str | None:
+    """The token that clients must send: what was given, or made for an address that other machines reach.
+
+    Args:
+        host: address that the server listens on.
+        token: of the user; None where there is none.
+
+    Returns:
+        None where none is needed: only this machine reaches the address.
+
+    Raises:
+        KWTLError: for a token that a header cannot hold, or that is short enough to be guessed.
+    """
+    if token:
+        if not re.fullmatch(r"[!-~]{16,200}", token):
+            raise KWTLError("a token must be 16 to 200 letters, digits and signs, without spaces; none makes one.")
+        return token
+    return None if is_loopback(host) else secrets.token_urlsafe(24)
+
+
+def access_line(host: str, token: str | None) -> str:
+    """What a server at this address allows, and to whom, in a line."""
+    may = "read all images and labels here, change and delete them, and start trainings"
+    who = "every user and program of this machine" if is_loopback(host) else "whoever reaches this address"
+    if not token:
+        return f"{who} may {may}; other machines and web sites may not"
+    return f"{who} and sends the token may {may}; what is sent is not encrypted"
+
+
+def server_environment(token: str | None = None, upload_mib: int = 1024) -> dict[str, str]:
+    """The environment variables that the server needs; what the user has set stays.
+
+    Args:
+        token: that clients must send; None: none.
+        upload_mib: the most of an upload, in MiB.
+    """
     ours = {
         # one subprocess a scoring method at every call, otherwise; the train task scores by itself
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         "MONAI_LABEL_SESSIONS": "false",
         "MPLBACKEND": "Agg",
-        "KWTL_LABEL_ONLY_LOCAL": "1" if is_loopback(host) else "0",
     }
-    return {**ours, **os.environ}
+    return {**ours, **os.environ, "KWTL_LABEL_TOKEN": token or "", "KWTL_LABEL_UPLOAD_MIB": str(upload_mib)}
 
 
 def server_command(app_dir: Path, studies: Path, host: str, port: int) -> list[str]:

@@ -164,9 +164,9 @@ class KWTLStrategy(Strategy):
     # --- leases -------------------------------------------------------------------------------------------------------
 
     def _answer(self, ranked: Ranked, mode: str, count: int, client: str, seed: int) -> dict[str, Any]:
-        known = self.sidecar.known()
         keys = [(item["sha256"], item["page"]) for item in ranked.items]
         with self.sidecar.leasing() as leases:
+            known = self.sidecar.known()  # while nobody writes: a lease that ends here is noted as known
             live = leases.live()
             picks = self._picks(ranked, keys, known, live, mode, count, seed)
             if not picks:  # then what this client has already

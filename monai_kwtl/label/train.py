@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.foreign import TRAINING_OPTIONS, training_options
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
 from monai_kwtl.label.label_import import whole
@@ -28,18 +29,6 @@ from monai_kwtl.workflow import stage_workflow
 __all__ = ["KWTLTrain", "labelled_regions"]
 
 logger = logging.getLogger("monai_kwtl")
-
-KNOBS = (
-    "steps",
-    "learning_rate",
-    "crop",
-    "batch_size",
-    "held_out",
-    "seed",
-    "amp",
-    "foreground_weight",
-    "validate_every",
-)
 
 
 def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
@@ -92,7 +81,8 @@ class KWTLTrain(TrainTask):
 
     def config(self) -> dict[str, Any]:
         """What a viewer may change."""
-        return {name: value for name, value in self.settings.training().items() if name in KNOBS} | {"from_last": False}
+        settings = self.settings.training().items()
+        return {name: value for name, value in settings if name in TRAINING_OPTIONS} | {"from_last": False}
 
     def stats(self) -> dict[str, Any]:
         """Of the last training."""
@@ -117,6 +107,8 @@ class KWTLTrain(TrainTask):
         """
         begun = time.time()
         with answered():
+            options = training_options(request)
+            last, rescore = options.pop("from_last", False), options.pop("rescore", True)
             regions = labelled_regions(datastore, self.studies, self.sidecar)
             cost = cost_of(regions).as_dict()
             folder = self.models.next_training()
@@ -125,18 +117,17 @@ class KWTLTrain(TrainTask):
                 regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
             )
             selection.write_text(text, encoding="ascii")
-            last = request.get("from_last") in (True, "true")
-            knobs = self.settings.training() | {name: request[name] for name in KNOBS if request.get(name) is not None}
+            knobs = self.settings.training() | options
             try:
                 stage_workflow(
                     self.app_dir,
                     "train",
                     set_logging=False,
-                    dataset_dir=str(self.studies.folder),
-                    labels=str(Path(datastore._datastore.label_path(FINAL))),
-                    selection=str(selection),
-                    output_dir=str(folder),
-                    ckpt=str(self.models.current if last else self.models.start),
+                    dataset_dir=self.studies.folder,
+                    labels=Path(datastore._datastore.label_path(FINAL)),
+                    selection=selection,
+                    output_dir=folder,
+                    ckpt=self.models.current if last else self.models.start,
                     overwrite=True,
                     tensorboard=True,
                     **knobs,
@@ -154,7 +145,7 @@ class KWTLTrain(TrainTask):
             "pixels": cost["unique_pixels"],
             "steps": knobs["steps"],
         }
-        if request.get("rescore") not in (False, "false"):
+        if rescore:
             used = [one for one in self.scorings if one.method == "kwtl" or self.sidecar.scorings(one.method)]
             answer["scoring"] = {one.method: one({}) for one in used}
         answer["seconds"] = round(time.time() - begun, 3)

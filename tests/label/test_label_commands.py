@@ -17,7 +17,7 @@ from monai_kwtl.label.client import put_labels
 from monai_kwtl.label.doctor import app_findings, studies_findings
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.settings import LabelSettings, read_settings
-from monai_kwtl.label.start import is_loopback, server_command, server_environment
+from monai_kwtl.label.start import access_line, is_loopback, server_command, server_environment, server_token
 from monai_kwtl.label.studies import Studies, image_id
 from monai_kwtl.label.template import find_bundle, make_app
 from monai_kwtl.networks import FCRN
@@ -38,7 +38,10 @@ def test_the_commands_load_no_monailabel_and_no_server():
 )
 def test_only_loopback_counts_as_closed(host, local):
     assert is_loopback(host) is local
-    assert server_environment(host)["KWTL_LABEL_ONLY_LOCAL"] == str(int(local))
+    assert (server_token(host, None) is None) is local
+    assert server_token(host, "x" * 16) == "x" * 16
+    assert ("token" in access_line(host, server_token(host, None))) is not local
+    assert ("this machine" in access_line(host, None)) is local
 
 
 def test_the_server_listens_on_this_machine_alone_unless_told(tmp_path):
@@ -52,8 +55,8 @@ def test_the_server_listens_on_this_machine_alone_unless_told(tmp_path):
 
 def test_the_users_environment_wins(monkeypatch):
     monkeypatch.setenv("MONAI_LABEL_SESSIONS", "true")
-    assert server_environment("127.0.0.1")["MONAI_LABEL_SESSIONS"] == "true"
-    assert server_environment("127.0.0.1")["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
+    assert server_environment()["MONAI_LABEL_SESSIONS"] == "true"
+    assert server_environment()["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
 
 
 def test_an_address_of_another_machine_is_refused(tmp_path):

@@ -26,7 +26,7 @@ from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
-from monai_kwtl.tuning import FallingRate, TuningLog
+from monai_kwtl.tuning import TuningLog
 
 __all__ = [
     "MeanTeacherTrainer",
@@ -120,7 +120,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
     Args:
         unlabelled: unlabelled crops, such as ``CropDataset(unlabelled_images(pool), ...)``, by the number of the step.
         teacher: of :func:`make_teacher`; None makes one.
-        warm_up: first steps without unlabelled crops.
+        warm_up: first steps without unlabelled crops; None: a fifth of all.
         seed: of views and boxes; one or several whole numbers, not negative.
         consistency_loss: C before the share is counted in; from logits and a target with -1 for unknown. None is the
             plain binary cross-entropy.
@@ -135,12 +135,13 @@ class MeanTeacherTrainer(SupervisedTrainer):
         *,
         unlabelled: CropSource,
         teacher: AveragedModel | None = None,
-        warm_up: int = 100,
+        warm_up: int | None = None,
         seed: int | Sequence[int] = 0,
         consistency_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_whole_number("warm_up", warm_up, 0)
+        if warm_up is not None:
+            check_whole_number("warm_up", warm_up, 0)
         self.seed = tuple(np.atleast_1d(seed).tolist())
         for part in self.seed:
             check_whole_number("seed", part, 0)
@@ -148,7 +149,8 @@ class MeanTeacherTrainer(SupervisedTrainer):
         if refused := {"amp", "compile", "accumulation_steps"} & kwargs.keys():
             raise KWTLError(f"semi-supervised tuning knows no {min(refused)}; for bfloat16 give an AutocastInferer.")
         super().__init__(**{"prepare_batch": prepare_crops, "decollate": False} | kwargs)
-        self.unlabelled, self.warm_up = unlabelled, warm_up
+        self.unlabelled = unlabelled
+        self.warm_up = self.state.max_epochs * self.state.epoch_length // 5 if warm_up is None else warm_up
         self.teacher = make_teacher(self.network) if teacher is None else teacher
         plain = ForegroundWeightedBCE(per="dataset", pos_weight=1.0)
         self.consistency_loss = plain if consistency_loss is None else consistency_loss

@@ -39,7 +39,7 @@ from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
-from monai_kwtl.tuning import FallingRate, TuningLog, crop_dataset
+from monai_kwtl.tuning import TuningLog, crop_dataset
 from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = ["Bench", "predict", "tune"]

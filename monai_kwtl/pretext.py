@@ -44,9 +44,7 @@ def spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, A
     return [items[place] for place in sorted(set(places.tolist()))]
 
 
-def unlabelled_pool(
-    dataset_dir: str | os.PathLike, test_dir: str | os.PathLike | None = None
-) -> list[dict[str, Any]]:
+def unlabelled_pool(dataset_dir: str | os.PathLike, test_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the images of a data set, and of further ones, without looking for masks.
 
     Args:

@@ -1,0 +1,47 @@
+"""The training configs read from top to bottom: few expressions, MONAI's ids, and one expression that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from stage_process import CONFIGS
+
+TRAININGS = ("pretext.json", "train.json", "meta_train.json")
+FILES = [*TRAININGS, "semi_supervised_train.json", *sorted(path.name for path in CONFIGS.glob("multi_gpu_*train.json"))]
+FILES += ["multi_gpu_pretext.json"]
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((CONFIGS / name).read_text())
+
+
+def expressions(part: Any) -> Iterator[str]:
+    """All texts of a config that MONAI evaluates as Python."""
+    if isinstance(part, str) and part.startswith("$"):
+        yield part
+    elif isinstance(part, (dict, list)):
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from expressions(inner)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_has_few_and_short_expressions(name):
+    found = list(expressions(load(name)))
+    assert len(found) <= 20
+    assert sum(map(len, found)) <= 900
+
+
+def test_expressions_are_found_wherever_they_stand():
+    assert list(expressions({"a": ["$1", {"b": "$2"}], "c": "@a", "$d": "x"})) == ["$1", "$2"]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_is_the_run_of_its_trainer_and_handlers_have_names(name):
+    config = load(name)
+    assert config["run"] == ["$@train::trainer.run()"]
+    assert {"dataset", "inferer", "handlers", "trainer"} <= config["train"].keys()
+    assert {"network_def", "network", "loss_function", "optimizer", "checkpoint", "log", "saver"} <= config.keys()
+    assert "handlers::" not in json.dumps([load(file) for file in FILES])

@@ -45,3 +45,13 @@ def test_a_training_is_the_run_of_its_trainer_and_handlers_have_names(name):
     assert {"dataset", "inferer", "handlers", "trainer"} <= config["train"].keys()
     assert {"network_def", "network", "loss_function", "optimizer", "checkpoint", "log", "saver"} <= config.keys()
     assert "handlers::" not in json.dumps([load(file) for file in FILES])
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_is_saved_and_resumed_whatever_handlers_a_user_gives(name):
+    config = load(name)
+    life = config["train"]["trainer"]["train_handlers"]
+    assert all(f"@{part}" in life for part in ("log", "saver", "checkpoint", "train::handlers"))
+    targets = [handler["_target_"] for handler in config["train"]["handlers"]]  # MONAI asks each for it
+    own = {"LrScheduleHandler", "monai_kwtl.support.HeldOutValidation", "monai_kwtl.handlers.ProgressLog"}
+    assert set(targets) <= own

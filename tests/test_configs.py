@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stage_here import run
 from stage_process import CONFIGS
+
+from monai_kwtl.synthetic import make_pool
 
 TRAININGS = ("pretext.json", "train.json", "meta_train.json")
 FILES = [*TRAININGS, "semi_supervised_train.json", *sorted(path.name for path in CONFIGS.glob("multi_gpu_*train.json"))]
@@ -55,3 +58,14 @@ def test_a_training_is_saved_and_resumed_whatever_handlers_a_user_gives(name):
     targets = [handler["_target_"] for handler in config["train"]["handlers"]]  # MONAI asks each for it
     own = {"LrScheduleHandler", "monai_kwtl.support.HeldOutValidation", "monai_kwtl.handlers.ProgressLog"}
     assert set(targets) <= own
+
+
+def test_other_handlers_leave_the_model_as_well(tmp_path):
+    make_pool(tmp_path / "cells", "fluorescence", count=2, height=48, width=56, seed=1)
+    options = {"dataset_dir": tmp_path / "cells", "ckpt": "random", "steps": 2, "crop": 24, "batch_size": 2}
+    options |= {"output_dir": tmp_path / "out", "device": "cpu", "amp": "false", "tensorboard": "false"}
+    handlers = [{"_target_": "StatsHandler", "name": "monai_kwtl", "output_transform": "$lambda x: x['loss']"}]
+    ended = run("train", **options, **{"train::handlers": handlers})
+    assert ended.status == 0, ended.err
+    assert "Iter: 2/2" in ended.out
+    assert {"model.pt", "model.json"} <= {path.name for path in (tmp_path / "out").iterdir()}

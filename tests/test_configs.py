@@ -64,7 +64,7 @@ def test_other_handlers_leave_the_model_as_well(tmp_path):
     make_pool(tmp_path / "cells", "fluorescence", count=2, height=65, width=90, seed=1)
     options = {"dataset_dir": tmp_path / "cells", "ckpt": "random", "steps": 2, "crop": 24, "batch_size": 2}
     options |= {"output_dir": tmp_path / "out", "device": "cpu", "amp": "false", "tensorboard": "false"}
-    handlers = [{"_target_": "StatsHandler", "name": "monai_kwtl", "output_transform": "$lambda x: x['loss']"}]
+    handlers = [{"_target_": "StatsHandler", "name": "stats", "output_transform": "$lambda x: x['loss']"}]
     ended = run("train", **options, **{"train::handlers": handlers})
     assert ended.status == 0, ended.err
     assert "Iter: 2/2" in ended.out

@@ -22,7 +22,7 @@ from torch import nn
 from monai_kwtl.crops import prepare_crops
 from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import native_bfloat16
+from monai_kwtl.inferers import autocast_choice, native_bfloat16
 from monai_kwtl.metrics import overlap
 from monai_kwtl.normalization import batch_norm_layers
 from monai_kwtl.reptile import BUFFERS, counters_in_a_row, floats_in_a_row, move_towards, network_state, restore
@@ -83,7 +83,8 @@ class ReptileTrainer(Trainer):
         inner_steps: steps of each task in a meta-epoch.
         meta_lr: length of the outer step, above 0.
         buffers: ``"average"`` or ``"keep"``.
-        amp: whether the network runs under bfloat16 autocast; None: where the device multiplies bfloat16 natively.
+        amp: whether the network runs under bfloat16 autocast; None or ``"auto"``: where the device multiplies bfloat16
+            natively.
         inferer: how the network is run; None calls it.
         prepare_batch: from a batch to images and labels on the device.
         non_blocking: as in ``torch.Tensor.to``.
@@ -106,7 +107,7 @@ class ReptileTrainer(Trainer):
         inner_steps: int = 30,
         meta_lr: float = 1.0,
         buffers: str = "average",
-        amp: bool | None = False,
+        amp: bool | str | None = False,
         inferer: Inferer | None = None,
         prepare_batch: Callable = prepare_crops,
         non_blocking: bool = False,
@@ -135,7 +136,8 @@ class ReptileTrainer(Trainer):
         self.inner_optimizer = inner_optimizer or partial(torch.optim.Adam, lr=1e-3, weight_decay=5e-4)
         self.inner_steps, self.meta_lr, self.buffers = inner_steps, meta_lr, buffers
         # not the base class's amp, which is float16 on CUDA with a gradient scaler
-        self.bfloat16 = native_bfloat16(self.state.device) if amp is None else amp
+        chosen = autocast_choice(amp)
+        self.bfloat16 = native_bfloat16(self.state.device) if chosen is None else chosen
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.add_event_handler(Events.STARTED, ReptileTrainer._share_weights)
 

@@ -6,7 +6,9 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["KWTLError", "check_number", "check_whole_number"]
+__all__ = ["KWTLError", "check_number", "check_whole_number", "true_or_false"]
+
+_SPELLED = {"true": True, "false": False, "1": True, "0": False}
 
 
 class KWTLError(ValueError):
@@ -34,3 +36,14 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
         limits = f"above {low:g}" if above else f"from {low:g} on" if high == math.inf else f"from {low:g} to {high:g}"
         raise KWTLError(f"{name} must be a number {limits}, got {value!r}.")
     return float(value)
+
+
+def true_or_false(value: Any, name: str) -> bool:
+    """Return an option as a truth value: ``monai.bundle run`` leaves ``true`` and ``false`` of a command line as text.
+
+    Raises:
+        KWTLError: for anything but true and false, their spellings in other cases, 0 and 1.
+    """
+    if str(value).lower() not in _SPELLED:
+        raise KWTLError(f"{name} must be true or false, got {value!r}.")
+    return _SPELLED[str(value).lower()]

@@ -16,7 +16,7 @@ from torch import nn
 from monai_kwtl.adaptation import BatchNormAdapter, pool_batches
 from monai_kwtl.bundle import FROM_SCRATCH, load_weights
 from monai_kwtl.distributed import on_main_process
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.metrics import overlap, summarize
 from monai_kwtl.parallel import unsynchronized
@@ -69,7 +69,8 @@ def foreground_share(
 
 
 def share_for(
-    wanted: bool,
+    foreground_weight: str | float,
+    match_foreground: bool,
     network: nn.Module,
     ckpt: str | os.PathLike | None,
     items: Sequence[Mapping[str, Any]],
@@ -79,7 +80,8 @@ def share_for(
     """Estimate the pool's share of foreground for a training stage, with its start weights also where it is resumed.
 
     Args:
-        wanted: False estimates nothing.
+        foreground_weight: of the stage; ``pool`` needs the share.
+        match_foreground: of the stage; True needs it as well.
         network: of that kind; is not changed.
         ckpt: start weights.
         items: the pool.
@@ -87,12 +89,12 @@ def share_for(
         device: as of :func:`foreground_share`.
 
     Returns:
-        As of :func:`foreground_share`, the same in all processes; None where it is not wanted.
+        As of :func:`foreground_share`, the same in all processes; None where it is not needed.
 
     Raises:
         KWTLError: where training begins from scratch, with weights that cannot predict anything.
     """
-    if not wanted:
+    if foreground_weight != "pool" and not true_or_false(match_foreground, "match_foreground"):
         return None
     if ckpt in FROM_SCRATCH:
         raise KWTLError(

@@ -92,6 +92,8 @@ class ProgressLog:
 
     def _end(self, engine: Engine) -> None:
         self._close()
+        if self._begun is None:  # nothing was left to be done
+            return
         logger.info(f"{self.what}: {self._total - self._first} in {format_seconds(time.monotonic() - self._begun)}")
 
     def _fail(self, engine: Engine, error: BaseException) -> None:

@@ -10,10 +10,10 @@ from monai.inferers import Inferer
 from torch import nn
 
 from monai_kwtl.allocator import freed_memory_is_kept
-from monai_kwtl.errors import KWTLError, check_number, check_whole_number
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
 
-__all__ = ["AutocastInferer", "Tile", "TiledInferer", "native_bfloat16", "stride_of", "tile_within"]
+__all__ = ["AutocastInferer", "Tile", "TiledInferer", "autocast_choice", "native_bfloat16", "stride_of", "tile_within"]
 
 
 def native_bfloat16(device: torch.device | str) -> bool:
@@ -25,6 +25,21 @@ def native_bfloat16(device: torch.device | str) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast_choice(amp: Any) -> bool | None:
+    """Return ``amp`` as the inferers keep it: whether to run under bfloat16 autocast, None as the device decides.
+
+    Args:
+        amp: True, False, their spellings on a command line, None or ``"auto"``.
+
+    Raises:
+        KWTLError: for anything else.
+    """
+    try:
+        return None if amp is None or str(amp) == "auto" else true_or_false(amp, "amp")
+    except KWTLError:
+        raise KWTLError(f"amp must be auto, true or false, got {amp!r}.") from None
 
 
 def stride_of(network: nn.Module, stride: int | None = None) -> int:
@@ -55,21 +70,21 @@ class TiledInferer(Inferer):
             batch item for FCRN at 1536.
         halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 23 px.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
-        amp: whether the network runs under bfloat16 autocast; ``None``: where the device multiplies bfloat16 natively
-            (see :func:`native_bfloat16`). The logits are float32 again.
+        amp: whether the network runs under bfloat16 autocast; None or ``"auto"``: where the device multiplies bfloat16
+            natively (see :func:`native_bfloat16`). The logits are float32 again.
 
     Raises:
         KWTLError: when the tile is smaller than the stride, or a number is not whole.
     """
 
     def __init__(
-        self, tile: int | None = None, halo: int = 24, stride: int | None = None, amp: bool | None = False
+        self, tile: int | None = None, halo: int = 24, stride: int | None = None, amp: bool | str | None = False
     ) -> None:
         super().__init__()
         if tile is not None:
             check_whole_number("tile", tile, stride or 1)
         check_whole_number("halo", halo, 0)
-        self.tile, self.halo, self.stride, self.amp = tile, halo, stride, amp
+        self.tile, self.halo, self.stride, self.amp = tile, halo, stride, autocast_choice(amp)
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the logits of ``inputs``.
@@ -199,12 +214,12 @@ class AutocastInferer(Inferer):
     MONAI's engines know autocast on CUDA only.
 
     Args:
-        amp: whether to use autocast; None: where the device multiplies bfloat16 natively.
+        amp: whether to use autocast; None or ``"auto"``: where the device multiplies bfloat16 natively.
     """
 
-    def __init__(self, amp: bool | None = None) -> None:
+    def __init__(self, amp: bool | str | None = None) -> None:
         super().__init__()
-        self.amp = amp
+        self.amp = autocast_choice(amp)
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the network's output, in the type of ``inputs``."""

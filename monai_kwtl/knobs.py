@@ -13,12 +13,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_kwtl.errors import KWTLError, check_number, check_whole_number
+from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
+from monai_kwtl.inferers import autocast_choice
 
 __all__ = ["check_knobs", "check_running_knobs", "running", "true_or_false"]
-
-
-_SPELLED = {"true": True, "false": False, "1": True, "0": False}
 
 
 def running(kind: type | tuple[type, ...], variable: str) -> Any:
@@ -30,22 +28,6 @@ def running(kind: type | tuple[type, ...], variable: str) -> Any:
             return value
         frame = frame.f_back
     return None
-
-
-def true_or_false(value: Any, name: str) -> bool:
-    """Return a knob as a truth value.
-
-    Raises:
-        KWTLError: for anything but true and false, their spellings in other cases, 0 and 1.
-    """
-    if str(value).lower() not in _SPELLED:
-        raise KWTLError(f"{name} must be true or false, got {value!r}.")
-    return _SPELLED[str(value).lower()]
-
-
-def _amp(name: str, value: Any) -> None:
-    if value != "auto" and str(value).lower() not in _SPELLED:
-        raise KWTLError(f"{name} must be auto, true or false, got {value!r}.")
 
 
 def _path(name: str, value: Any) -> None:
@@ -76,7 +58,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     ),
     "warm_up": lambda name, value: value is None or check_whole_number(name, value, low=0),
     "decay": partial(check_number, low=0, high=1),
-    "amp": _amp,
+    "amp": lambda name, value: autocast_choice(value),
     "tile": lambda name, value: value is None or check_whole_number(name, value, low=1),
     "max_memory": lambda name, value: value is None or check_number(name, value, low=0.8),
     "adapt_norm": lambda name, value: value == "transductive" or true_or_false(value, name),

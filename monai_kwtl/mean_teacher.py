@@ -13,27 +13,23 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Subset
 
-from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.crops import prepare_crops
 from monai_kwtl.data import read_image
 from monai_kwtl.distributed import ranks
 from monai_kwtl.engines import CropSource
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
-from monai_kwtl.inferers import AutocastInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
-from monai_kwtl.tuning import FallingRate, TuningLog
 
 __all__ = [
     "MeanTeacherTrainer",
     "OwnStatistics",
     "consistency_weight",
     "make_teacher",
-    "tune_mean_teacher",
     "unlabelled_images",
 ]
 
@@ -120,7 +116,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
     Args:
         unlabelled: unlabelled crops, such as ``CropDataset(unlabelled_images(pool), ...)``, by the number of the step.
         teacher: of :func:`make_teacher`; None makes one.
-        warm_up: first steps without unlabelled crops.
+        warm_up: first steps without unlabelled crops; None: a fifth of all.
         seed: of views and boxes; one or several whole numbers, not negative.
         consistency_loss: C before the share is counted in; from logits and a target with -1 for unknown. None is the
             plain binary cross-entropy.
@@ -135,12 +131,13 @@ class MeanTeacherTrainer(SupervisedTrainer):
         *,
         unlabelled: CropSource,
         teacher: AveragedModel | None = None,
-        warm_up: int = 100,
+        warm_up: int | None = None,
         seed: int | Sequence[int] = 0,
         consistency_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_whole_number("warm_up", warm_up, 0)
+        if warm_up is not None:
+            check_whole_number("warm_up", warm_up, 0)
         self.seed = tuple(np.atleast_1d(seed).tolist())
         for part in self.seed:
             check_whole_number("seed", part, 0)
@@ -148,7 +145,8 @@ class MeanTeacherTrainer(SupervisedTrainer):
         if refused := {"amp", "compile", "accumulation_steps"} & kwargs.keys():
             raise KWTLError(f"semi-supervised tuning knows no {min(refused)}; for bfloat16 give an AutocastInferer.")
         super().__init__(**{"prepare_batch": prepare_crops, "decollate": False} | kwargs)
-        self.unlabelled, self.warm_up = unlabelled, warm_up
+        self.unlabelled = unlabelled
+        self.warm_up = self.state.max_epochs * self.state.epoch_length // 5 if warm_up is None else warm_up
         self.teacher = make_teacher(self.network) if teacher is None else teacher
         plain = ForegroundWeightedBCE(per="dataset", pos_weight=1.0)
         self.consistency_loss = plain if consistency_loss is None else consistency_loss
@@ -220,65 +218,3 @@ class OwnStatistics(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of ``x``; shapes are those of the network."""
         return use_batch_statistics(self.network)(x)
-
-
-def tune_mean_teacher(
-    network: nn.Module,
-    support_crops: CropDataset,
-    pool_crops: CropSource,
-    device: torch.device | str,
-    amp: bool | None,
-    steps: int,
-    learning_rate: float = 1e-4,
-    weight_decay: float = 5e-4,
-    decay: float = 0.99,
-    warm_up: int | None = None,
-    loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    seed: int | Sequence[int] = 0,
-    falling: bool = False,
-) -> nn.Module:
-    """Tune a network on a support set and an unlabelled pool, with Adam.
-
-    Args:
-        network: the student, on the device; trained in place.
-        support_crops: labelled crops, of at least so many steps.
-        pool_crops: unlabelled crops, ``CropDataset(unlabelled_images(pool), ...)``.
-        device: where to train.
-        amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
-        steps: in all.
-        learning_rate: of Adam.
-        weight_decay: of Adam.
-        decay: of the teacher.
-        warm_up: steps on the support set alone; None: a fifth of all.
-        loss_function: of the labelled crops; None: :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
-        seed: of views and boxes.
-        falling: whether the rate falls in a straight line to 0.
-
-    Returns:
-        The teacher, another network, in evaluation mode. Its batch-norm statistics are the student's: fit them to the
-        pool before use (:class:`monai_kwtl.adaptation.BatchNormAdapter`).
-
-    Raises:
-        KWTLError: for unusable numbers, too few labelled crops, or when the loss is no number any more.
-    """
-    check_whole_number("steps", steps, 1)
-    if len(support_crops) < steps:
-        raise KWTLError(f"the labelled crops are for {len(support_crops)} steps, not for {steps}; make more of them.")
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    trainer = MeanTeacherTrainer(
-        unlabelled=pool_crops,
-        teacher=make_teacher(network, decay),
-        warm_up=steps // 5 if warm_up is None else warm_up,
-        seed=seed,
-        device=device,
-        max_epochs=1,
-        epoch_length=steps,
-        train_data_loader=DataLoader(Subset(support_crops, range(steps)), batch_size=None),
-        network=network,
-        optimizer=optimizer,
-        loss_function=ForegroundWeightedBCE() if loss_function is None else loss_function,
-        inferer=AutocastInferer(amp),
-        train_handlers=[TuningLog(None), FallingRate(optimizer, learning_rate, steps, falling)],
-    )
-    trainer.run()
-    return trainer.teacher.module.requires_grad_(True).eval()

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from monai_kwtl.bundle import file_sha256
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.mask_record import has_record, read_record
 from monai_kwtl.project import read_project, regions_of, relative
 from monai_kwtl.region_masks import MaskFolder, check_images
 from monai_kwtl.selection import Region
 from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
 
-__all__ = ["predicting_weights", "scoring_weights", "stage_of_round", "starting_weights", "taken_regions"]
+__all__ = [
+    "predicting_weights",
+    "project_folder",
+    "scoring_weights",
+    "stage_of_round",
+    "starting_weights",
+    "taken_regions",
+]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -119,6 +126,11 @@ def _last_model(dataset: str | os.PathLike | None, own: str, does: str) -> str:
     return own
 
 
+def project_folder(dataset: str | os.PathLike, project: bool) -> str | os.PathLike | None:
+    """Return the folder whose ``project.json`` tells of the rounds: that of the images, or None without a project."""
+    return dataset if true_or_false(project, "project") else None
+
+
 def stage_of_round(
     stage: str, dataset: str | os.PathLike | None, labels: str | os.PathLike | None, noted: bool = True
 ) -> str:
@@ -130,7 +142,7 @@ def stage_of_round(
         labels: folder of the masks; which round they are of is known where ``kwtl import`` wrote them.
         noted: whether the rounds count.
     """
-    if not noted or dataset is None or labels is None or not has_record(labels):
+    if not true_or_false(noted, "project") or dataset is None or labels is None or not has_record(labels):
         return stage
     used = {record.selection_sha256 for record in read_record(labels)}
     last = max((entry["round"] for entry in read_project(dataset) if entry["selection"]["sha256"] in used), default=1)

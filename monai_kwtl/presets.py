@@ -25,19 +25,20 @@ MOST_WINDOWS = 200_000
 MOST_OF_AN_IMAGE = 20_000
 
 
-def preset_value(preset: Any, setting: str) -> Any:
+def preset_value(preset: Any, setting: str, schedule: str = "steps") -> Any:
     """Return what a setting is where it is not given.
 
     Args:
         preset: ``kwtl``: what did best in this project's benchmark; ``paper``: as in Dawoud et al. 2023.
         setting: a name in :data:`PRESETS`: ``strategy``, ``loss``, ``learning_rate`` or ``falling_rate``.
+        schedule: ``paper`` has the paper's value whatever the preset.
 
     Raises:
         KWTLError: for another preset.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise KWTLError(f"preset must be {' or '.join(PRESETS)}, got {preset!r}.")
-    return PRESETS[preset][setting]
+    return PRESETS["paper" if schedule == "paper" else preset][setting]
 
 
 def default_strategy(preset: Any, items: Sequence[Mapping[str, Any]], window: int, step: int) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw, ImageFont
 
-from monai_kwtl.data import read_image
+from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.distributed import is_main_process, on_main_process
-from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
 from monai_kwtl.event_files import open_log
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.summary import image_title
@@ -22,7 +23,16 @@ from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.whole_files import written_whole
 from monai_kwtl.workflow import stage_workflow
 
-__all__ = ["auto_pretext", "choose_pseudo_label", "preview_sheet", "pseudo_labelled", "show_preview", "spread"]
+__all__ = [
+    "PseudoLabelPreview",
+    "auto_pretext",
+    "choose_pseudo_label",
+    "preview_sheet",
+    "pseudo_labelled",
+    "show_preview",
+    "spread",
+    "unlabelled_pool",
+]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -32,6 +42,17 @@ def spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, A
     check_whole_number("most_images", most, 1)
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[place] for place in sorted(set(places.tolist()))]
+
+
+def unlabelled_pool(dataset_dir: str | os.PathLike, test_dir: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+    """Return the images of a data set, and of further ones, without looking for masks.
+
+    Args:
+        dataset_dir: as of :func:`monai_kwtl.data.load_pool`.
+        test_dir: folder of further images, or None.
+    """
+    further = [] if test_dir is None else load_pool(test_dir, with_labels=False, knob="--test_dir")
+    return load_pool(dataset_dir, with_labels=False) + further
 
 
 def choose_pseudo_label(
@@ -162,6 +183,37 @@ def show_preview(sheet: np.ndarray, output_dir: str | os.PathLike, tensorboard: 
     return path
 
 
+class PseudoLabelPreview:
+    """Show what a pretext stage trains on, as it starts: :func:`preview_sheet` and :func:`show_preview`.
+
+    Args:
+        items: as of :func:`preview_sheet`.
+        pseudo_label: as of :func:`preview_sheet`.
+        folder: of the stage.
+        rescale: as of :func:`preview_sheet`.
+        tensorboard: as of :func:`show_preview`.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        pseudo_label: PseudoLabel,
+        folder: str | os.PathLike,
+        rescale: Sequence[float] | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.items, self.pseudo_label, self.rescale = items, pseudo_label, rescale
+        self.folder, self.tensorboard = folder, true_or_false(tensorboard, "tensorboard")
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self) -> None:
+        """Draw and write the sheet."""
+        show_preview(preview_sheet(self.items, self.pseudo_label, self.rescale), self.folder, self.tensorboard)
+
+
 def auto_pretext(
     choice: str,
     ckpt: str | os.PathLike,
@@ -219,7 +271,7 @@ def _tune(
     )
     weights = folder / "model.pt"
     # asked before the run, which reads all images first
-    if workflow.parser.get_parsed_content("checkpoint").finished(weights):
+    if workflow.parser.get_parsed_content("checkpoint").finished():
         logger.info(f"the pretext weights in {weights} are of these images and settings: used again")
     else:
         workflow.run()

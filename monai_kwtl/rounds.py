@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ignite.engine import Engine, Events
 
 from monai_kwtl.bundle import file_sha256, is_main_process
 from monai_kwtl.data import read_label
@@ -20,6 +21,7 @@ from monai_kwtl.project import Round, now, read_project, relative, update_projec
 from monai_kwtl.selection_file import read_selection, region_to_dict
 
 __all__ = [
+    "TrainingNote",
     "curve",
     "curve_of",
     "mask_facts",
@@ -105,8 +107,7 @@ def note_masks(dataset: str | os.PathLike, labels: str | os.PathLike) -> bool:
 
 
 def note_training(
-    noted: bool,
-    dataset: str | os.PathLike,
+    dataset: str | os.PathLike | None,
     weights: str | os.PathLike,
     labels: str | os.PathLike | None,
     selection: str | os.PathLike | None,
@@ -115,14 +116,13 @@ def note_training(
     """Note a model in the last round that its masks belong to; of whole images, none does.
 
     Args:
-        noted: whether to.
-        dataset: folder of the images.
+        dataset: folder of the images; None notes nothing.
         weights: path of the model; its note beside it tells the IoU on what was held out.
         labels: folder of the masks.
         selection: path of the ``selection.json`` that was trained with, or None.
         parts: of the support set: trained on, held out.
     """
-    if not noted or labels is None or not is_main_process():
+    if dataset is None or labels is None or not is_main_process():
         return
     if selection is not None:
         used = {_sha256(Path(selection) / "selection.json" if Path(selection).is_dir() else selection)}
@@ -160,6 +160,36 @@ def note_training(
         return rounds
 
     update_project(dataset, change)
+
+
+class TrainingNote:
+    """Note a model in ``project.json`` when its training is completed; attach it after what writes the weights.
+
+    Args:
+        dataset: as of :func:`note_training`.
+        weights: as of :func:`note_training`.
+        labels: as of :func:`note_training`.
+        selection: as of :func:`note_training`.
+        parts: as of :func:`note_training`.
+    """
+
+    def __init__(
+        self,
+        dataset: str | os.PathLike | None,
+        weights: str | os.PathLike,
+        labels: str | os.PathLike | None,
+        selection: str | os.PathLike | None,
+        parts: tuple[Sequence, Sequence],
+    ) -> None:
+        self.arguments = dataset, weights, labels, selection, parts
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self) -> None:
+        """Note the model."""
+        note_training(*self.arguments)
 
 
 def curve_of(dataset: str | os.PathLike) -> list[dict[str, Any]]:

@@ -30,7 +30,6 @@ from monai_kwtl.readers import SUFFIXES, UnreadableError, has_suffix, open_image
 from monai_kwtl.region_masks import labelled_regions, read_region_masks
 from monai_kwtl.scoring import normalize
 from monai_kwtl.selection_file import read_selection
-from monai_kwtl.tuning import TuningLog
 
 __all__ = [
     "BestWeights",
@@ -253,73 +252,68 @@ class KnownOverlap:
 
 
 class BestWeights:
-    """The weights of the step with the highest held-out IoU so far; part of a checkpoint.
+    """Keep the weights of the step whose validation was the best, and put them back when the training is completed.
+
+    It is part of a checkpoint. The trainer's metrics then have ``best_step`` and ``held_out_iou``. Where the validator
+    never runs, the weights stay as they are.
 
     Args:
         network: whose weights are kept.
+        validator: an evaluator that a ``ValidationHandler`` runs.
+        metric: of the validator; the highest is the best.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, validator: Engine, metric: str = "mean_iou") -> None:
+        self.network, self.validator, self.metric = network, validator, metric
         self.iou, self.step = -1.0, 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def update(self, iou: float, step: int) -> None:
-        """Keep the present weights where they are better than the best."""
-        if iou > self.iou:
-            self.iou, self.step = iou, step
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, and with the validator for that trainer."""
+        self.validator.add_event_handler(Events.COMPLETED, self._look, engine)
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def _look(self, validator: Engine, trainer: Engine) -> None:
+        if validator.state.metrics[self.metric] > self.iou:
+            self.iou, self.step = validator.state.metrics[self.metric], trainer.state.iteration
             self.weights = copy.deepcopy(unwrap(self.network).state_dict())
 
-    def restore(self) -> dict[str, Any]:
-        """Put the best weights back into the network, where any were kept; return what is to be said of it."""
-        if not self.weights:
-            return {}
-        unwrap(self.network).load_state_dict(self.weights)
-        return {"best_step": self.step, "held_out_iou": self.iou}
+    def __call__(self, engine: Engine) -> None:
+        """Put the best weights back into the network, where any were kept."""
+        if self.weights:
+            unwrap(self.network).load_state_dict(self.weights)
+            engine.state.metrics.update(best_step=self.step, held_out_iou=self.iou)
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
+        """Return everything, for a checkpoint."""
         return {"iou": self.iou, "step": self.step, "weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
+        """Take everything from a checkpoint."""
         self.iou, self.step, self.weights = state["iou"], state["step"], dict(state["weights"])
 
 
 class HeldOutValidation(ValidationHandler):
-    """Validate every so many steps and at the last, keep the best weights; without held-out images do nothing.
+    """Validate every so many steps and after the last; without held-out images do nothing.
 
-    Of several processes the first one validates, with a network that does not wait for the others.
+    Of several processes the first one validates: its validator must have a network that does not wait for the others.
 
     Args:
         interval: steps between validations.
-        validator: its ``state.metrics["mean_iou"]`` decides.
-        best: keeps the weights.
-        log: has the TensorBoard writer.
+        validator: an evaluator.
 
     Raises:
         KWTLError: when the interval is not a whole number, at least 1.
     """
 
-    def __init__(self, interval: int, validator: Evaluator, best: BestWeights, log: TuningLog) -> None:
+    def __init__(self, interval: int, validator: Evaluator) -> None:
         check_whole_number("validate_every", interval, 1)
         super().__init__(interval=interval, validator=validator, epoch_level=False)
-        self.best, self.log = best, log
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer of one epoch."""
         if len(self.validator.data_loader) and is_main_process():
             super().attach(engine)
             last = engine.state.epoch_length
             if last % self.interval:
                 engine.add_event_handler(Events.ITERATION_COMPLETED(once=last), self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Validate."""
-        training = self.best.network.training
-        self.validator.run()
-        self.best.network.train(training)
-        iou = self.validator.state.metrics["mean_iou"]
-        self.best.update(iou, engine.state.iteration)
-        if self.log.writer is not None:
-            self.log.writer.add_scalar("IoU/held out", iou, engine.state.iteration)

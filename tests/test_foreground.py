@@ -121,11 +121,12 @@ def test_the_share_of_a_stage_is_that_of_its_start_weights_whatever_the_network_
     torch.manual_seed(1)
     learned = FCRN(features=(4, 8))
     before = {name: value.clone() for name, value in learned.state_dict().items()}
-    assert share_for(True, learned, tmp_path / "start.pt", pool) == expected
+    for needed in (("pool", False), ("auto", "true")):
+        assert share_for(*needed, learned, tmp_path / "start.pt", pool) == expected
     assert all(torch.equal(value, before[name]) for name, value in learned.state_dict().items())
-    assert share_for(False, learned, "random", pool) is None
+    assert share_for("auto", "false", learned, "random", pool) is None
     with pytest.raises(KWTLError, match="--ckpt random has none"):
-        share_for(True, learned, "random", pool)
+        share_for("pool", False, learned, "random", pool)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------

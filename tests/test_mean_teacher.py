@@ -27,12 +27,12 @@ from monai_kwtl.mean_teacher import (
     OwnStatistics,
     consistency_weight,
     make_teacher,
-    tune_mean_teacher,
     unlabelled_images,
 )
 from monai_kwtl.metrics import overlap
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics
+from monai_kwtl.pipeline_tune import fit
 from monai_kwtl.scoring import normalize
 from monai_kwtl.support import read_support
 
@@ -231,8 +231,8 @@ def test_another_loss_of_sure_pixels_can_be_given():
 
 def tuned(seed=0, steps=6, **more):
     network = small_network()
-    settings = {"steps": steps, "learning_rate": 1e-2, "weight_decay": 0.0, "warm_up": 1, "seed": seed, "decay": 0.5}
-    return tune_mean_teacher(network, crops(1, steps=steps), crops(2, 3, seed=1), "cpu", False, **settings | more)
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.0, "warm_up": 1, "seed": seed, "decay": 0.5}
+    return fit(network, crops(1, steps=steps), unlabelled=crops(2, 3, seed=1), amp=False, **settings | more)
 
 
 def same(one, other):
@@ -251,9 +251,10 @@ def test_the_same_seed_gives_the_same_weights_whatever_else_was_drawn():
 
 
 def test_bfloat16_is_close_to_float32():
-    network = small_network()
-    trained = tune_mean_teacher(network, crops(1), crops(2, seed=1), "cpu", True, 3, 1e-3, decay=0.5)
-    other = tune_mean_teacher(small_network(), crops(1), crops(2, seed=1), "cpu", False, 3, 1e-3, decay=0.5)
+    trained, other = (
+        fit(small_network(), crops(1, steps=3), unlabelled=crops(2, seed=1), amp=amp, learning_rate=1e-3, decay=0.5)
+        for amp in (True, False)
+    )
     assert all(p.dtype == torch.float32 for p in trained.parameters())
     for a, b in zip(trained.parameters(), other.parameters(), strict=True):
         assert (a - b).abs().max() < 0.02
@@ -292,7 +293,7 @@ def test_it_learns_cells_of_the_pool_from_one_labelled_image():
     support = CropDataset([cells(1)], steps=60, size=32, batch_size=4)
     unlabelled = [cells(number) | {"label": np.zeros((1, 48, 60))} for number in (2, 3, 4)]
     pool = CropDataset(unlabelled, steps=60, size=32, batch_size=4)
-    teacher = tune_mean_teacher(network, support, pool, "cpu", False, 60, 1e-2, decay=0.9, loss_function=DiceBCE())
+    teacher = fit(network, support, DiceBCE(), unlabelled=pool, amp=False, learning_rate=1e-2, decay=0.9)
     assert teacher is not network
     estimate_batch_norm_statistics(teacher, [normalize(torch.from_numpy(cells(n)["image"])[None]) for n in (2, 3, 4)])
     ious = []
@@ -349,7 +350,7 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("preset", "how"), [("paper", {}), ("kwtl", {"loss_function": DiceBCE(), "falling": True})], ids=["paper", "kwtl"]
+    ("preset", "how"), [("paper", {}), ("kwtl", {"loss": DiceBCE(), "falling_rate": True})], ids=["paper", "kwtl"]
 )
 def test_the_stage_gives_the_weights_of_the_function(preset, how, place, tmp_path, one_thread):
     ended = stage(place, tmp_path, adapt_norm="false", preset=preset)
@@ -359,7 +360,8 @@ def test_the_stage_gives_the_weights_of_the_function(preset, how, place, tmp_pat
     support = CropDataset(read_support(pool), steps=6, size=32, batch_size=2)
     crops = CropDataset(unlabelled_images(pool), steps=6, size=32, batch_size=2, seed=[0, 1])
     network = network.to(memory_format=torch.channels_last)
-    expected = tune_mean_teacher(network, support, crops, "cpu", False, 6, 1e-3, decay=0.5, warm_up=1, **how)
+    how |= {"learning_rate": 1e-3, "decay": 0.5, "warm_up": 1}
+    expected = fit(network, support, unlabelled=crops, amp=False, **how)
     found = weights(tmp_path)
     assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
 
@@ -428,9 +430,7 @@ def test_several_processes_are_refused(monkeypatch):
         trainer_of(small_network())
 
 
-def test_too_few_labelled_crops_and_a_loss_that_is_no_number_are_said():
-    with pytest.raises(KWTLError, match="are for 6 steps, not for 7"):
-        tune_mean_teacher(small_network(), crops(1), crops(2), "cpu", False, 7)
+def test_a_loss_that_is_no_number_is_said():
     with pytest.raises(KWTLError, match="the loss is nan"):
         tuned(learning_rate=1e30)
 

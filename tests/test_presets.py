@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from monai.bundle import ConfigParser
 from stage_process import CONFIGS
@@ -52,8 +50,8 @@ def test_a_preset_names_what_there_is(preset):
 def test_presets_settle_the_same_settings_and_no_others():
     assert {frozenset(preset) for preset in PRESETS.values()} == {frozenset(sum(SETTINGS.values(), ()))}
     for stage, names in SETTINGS.items():
-        content = json.loads((CONFIGS / f"{stage}.json").read_text())
-        assert all("monai_kwtl.presets." in content[name] for name in names)
+        found, paper = settings_of(stage), settings_of(stage, preset="paper")
+        assert all(found[name] != paper[name] for name in names)
 
 
 @pytest.mark.parametrize(

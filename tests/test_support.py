@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 from stage_process import run
@@ -387,18 +387,27 @@ def test_the_held_out_iou_counts_known_pixels_only():
     assert found == [pytest.approx(4 / 8, abs=1e-4), pytest.approx(2 / 4, abs=1e-4)]
 
 
-def test_the_best_weights_are_a_copy_and_come_back():
+def looking(ious):
+    """A trainer, which sets the weight of a network to the step, and a validator that finds these IoUs after steps."""
     network = Guess()
-    best = BestWeights(network)
-    assert best.restore() == {}
-    for step, (iou, value) in enumerate([(0.2, 1.0), (0.6, 2.0), (0.6, 3.0), (0.5, 4.0)], start=1):
-        network.bias.data.fill_(value)
-        best.update(iou, step)
-    assert network.bias.item() == 4.0
-    resumed = BestWeights(network)
-    resumed.load_state_dict(best.state_dict())
-    assert resumed.restore() == {"best_step": 2, "held_out_iou": 0.6}
+    found = iter(ious)
+    validator = Engine(lambda engine, _: engine.state.metrics.update(mean_iou=next(found)))
+    trainer = Engine(lambda engine, _: network.bias.data.fill_(float(engine.state.iteration)))
+    best = BestWeights(network, validator)
+    best.attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: validator.run([0]))
+    return network, trainer, best
+
+
+def test_the_best_weights_are_a_copy_and_come_back():
+    network, trainer, best = looking([0.2, 0.6, 0.6, 0.5])
+    trainer.run(range(4))
     assert network.bias.item() == 2.0
+    assert trainer.state.metrics == {"best_step": 2, "held_out_iou": 0.6}
+    other, trainer, resumed = looking([0.1, 0.5])
+    resumed.load_state_dict(best.state_dict())
+    trainer.run(range(2))
+    assert (other.bias.item(), trainer.state.metrics["best_step"]) == (2.0, 2)
 
 
 @pytest.mark.parametrize(("interval", "looks"), [(3, [3, 6, 8]), (4, [4, 8]), (100, [8]), (1, list(range(1, 9)))])
@@ -406,8 +415,8 @@ def test_held_out_images_are_looked_at_every_so_many_steps_and_at_the_last(inter
     network = Guess().train()
     label = np.ones((1, 4, 4), dtype=np.uint8)
     items = validation_items([entries(1)[0] | {"image": np.zeros((1, 4, 4), np.uint8), "label": label}])
-    best, seen = BestWeights(network), []
-    log = SimpleNamespace(writer=SimpleNamespace(add_scalar=lambda tag, iou, step: seen.append((tag, iou, step))))
+    validator, seen = evaluator(network, items), []
+    best = BestWeights(network, validator)
 
     def step(engine, _):
         assert network.training
@@ -415,29 +424,30 @@ def test_held_out_images_are_looked_at_every_so_many_steps_and_at_the_last(inter
 
     engine = Engine(step)
     engine.state.max_epochs, engine.state.epoch_length = 1, 8
-    HeldOutValidation(interval, evaluator(network, items), best, log).attach(engine)
+    HeldOutValidation(interval, validator).attach(engine)
+    best.attach(engine)
+    validator.add_event_handler(Events.COMPLETED, lambda: seen.append(engine.state.iteration))
     engine.run([None] * 8)
-    assert [entry[2] for entry in seen] == looks
-    assert {entry[0] for entry in seen} == {"IoU/held out"}
-    assert best.step == looks[0]
-    assert best.restore()["held_out_iou"] == 1.0
+    assert seen == looks
+    assert engine.state.metrics == {"best_step": looks[0], "held_out_iou": 1.0}
     assert network.bias.item() == 1.0
 
 
 def test_without_held_out_images_the_last_weights_stay():
     network = Guess()
-    best = BestWeights(network)
-    engine = Engine(lambda engine, _: None)
+    validator = evaluator(network, [])
+    engine = Engine(lambda engine, _: network.bias.data.fill_(float(engine.state.iteration)))
     engine.state.max_epochs, engine.state.epoch_length = 1, 3
-    HeldOutValidation(1, evaluator(network, []), best, SimpleNamespace(writer=None)).attach(engine)
+    HeldOutValidation(1, validator).attach(engine)
+    BestWeights(network, validator).attach(engine)
     engine.run([None] * 3)
-    assert best.restore() == {}
+    assert network.bias.item() == 3.0 and engine.state.metrics == {}
 
 
 @pytest.mark.parametrize("interval", [0, -5, 1.5, "never", True])
 def test_other_intervals_are_refused(interval):
     with pytest.raises(KWTLError, match="validate_every must be a whole number, at least 1, got"):
-        HeldOutValidation(interval, evaluator(Guess(), []), BestWeights(Guess()), SimpleNamespace(writer=None))
+        HeldOutValidation(interval, evaluator(Guess(), []))
 
 
 def test_pages_of_a_stack_have_their_masks_in_a_stack(tmp_path, rng):

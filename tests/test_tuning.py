@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
@@ -19,7 +20,9 @@ from stage_here import random_weights, run
 from stage_process import CONFIGS
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from monai_kwtl.checkpoints import fingerprint
 from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.data import load_pool
 from monai_kwtl.errors import KWTLError
@@ -27,13 +30,13 @@ from monai_kwtl.networks import FCRN
 from monai_kwtl.support import hold_out, read_support
 from monai_kwtl.synthetic import make_pool
 from monai_kwtl.tuning import (
-    FallingRate,
+    TrainingSummary,
     TuningLog,
     WeightsSaver,
-    check_stage_output,
     crop_dataset,
+    linear_decay,
     pool_hash,
-    run_stage,
+    results_of,
 )
 
 QUICK = {"device": "cpu", "amp": "false", "crop": 24}
@@ -155,7 +158,7 @@ def test_the_sentence_names_the_step_and_what_to_do(loss):
     losses = [0.5, 0.25, loss]
     engine = Engine(lambda engine, index: {"loss": losses[index]})
     engine.logger.disabled = True
-    log = TuningLog(None)
+    log = TuningLog()
     log.attach(engine)
     with pytest.raises(KWTLError, match=r"loss is -?(nan|inf) at step 3: nothing was saved.*smaller --learning_rate"):
         engine.run([0, 1, 2])
@@ -183,6 +186,9 @@ def train(folder, losses, state=None, metrics=None, **options):
     return log
 
 
+TENSORBOARD = "tensorboard"  # the folder below that of a stage
+
+
 def test_a_resumed_curve_has_every_step_once(tmp_path, monkeypatch):
     # event files are read in the order of their names, which begin with the second in which they were opened
     monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=count(1_700_000_000).__next__))
@@ -191,15 +197,16 @@ def test_a_resumed_curve_has_every_step_once(tmp_path, monkeypatch):
     train(tmp_path, [5.0, 4.0, 3.0], state)  # was killed: its steps come again
     resumed = train(tmp_path, [5.5, 4.5], state)
     assert resumed.losses == [9.0, 8.0, 7.0, 6.0, 5.5, 4.5]
-    assert Log(tmp_path).curve("loss/train") == list(enumerate(resumed.losses, start=1))
+    assert Log(tmp_path / TENSORBOARD).curve("loss/train") == list(enumerate(resumed.losses, start=1))
 
 
 def test_a_training_begun_anew_has_a_curve_of_its_own_and_leaves_what_others_drew(tmp_path):
     train(tmp_path, [9.0, 8.0, 7.0])
-    (tmp_path / "events.out.tfevents.1.host.1.0").write_bytes(b"")
+    other = tmp_path / TENSORBOARD / "events.out.tfevents.1.host.1.0"
+    other.write_bytes(b"")
     train(tmp_path, [1.0, 2.0])
-    assert Log(tmp_path).curve("loss/train") == [(1, 1.0), (2, 2.0)]
-    assert (tmp_path / "events.out.tfevents.1.host.1.0").exists()
+    assert Log(tmp_path / TENSORBOARD).curve("loss/train") == [(1, 1.0), (2, 2.0)]
+    assert other.exists()
 
 
 def test_a_checkpoint_means_that_its_steps_are_in_the_log(tmp_path):
@@ -210,26 +217,36 @@ def test_a_checkpoint_means_that_its_steps_are_in_the_log(tmp_path):
 
     def checkpoint(engine):
         log.state_dict()
-        seen.append([step for step, _ in Log(tmp_path).curve("loss/train")])
+        seen.append([step for step, _ in Log(tmp_path / TENSORBOARD).curve("loss/train")])
 
     engine.add_event_handler(Events.ITERATION_COMPLETED, checkpoint)
     engine.run([3.0, 2.0])
     assert seen == [[1], [1, 2]]
 
 
-def test_only_metrics_of_tasks_are_drawn_and_only_ious_are_told(tmp_path):
+def test_only_metrics_of_tasks_are_drawn_and_only_results_are_told(tmp_path):
     metrics = {"loss": 1.0, "iou": 0.4, "iou/a": 0.3, "loss/a": 2.0}
-    log = train(tmp_path, [0.5], metrics=metrics)
-    assert Log(tmp_path).scalars() == {"loss/train": 0.5, "iou/a": pytest.approx(0.3), "loss/a": 2.0}
-    assert log.facts() == {"iou": 0.4, "iou/a": 0.3}
-    other = TuningLog(None)
-    other.load_state_dict(log.state_dict())
-    assert other.facts() == log.facts()
+    train(tmp_path, [0.5], metrics=metrics)
+    drawn = {"loss/train": 0.5, "iou/a": pytest.approx(0.3), "loss/a": 2.0}
+    assert Log(tmp_path / TENSORBOARD).scalars() == drawn
+    engine = Engine(lambda engine, _: None)
+    engine.state.metrics = {**metrics, "best_step": 3, "held_out_iou": 0.2}
+    assert results_of(engine) == {"iou": 0.4, "iou/a": 0.3, "best_step": 3, "held_out_iou": 0.2}
+
+
+def test_what_a_validator_finds_is_drawn_at_the_step_of_its_trainer(tmp_path):
+    validator = Engine(lambda engine, _: engine.state.metrics.update(mean_iou=engine.state.batch))
+    log = TuningLog(tmp_path, validator=validator)
+    trainer = Engine(lambda engine, loss: {"loss": loss})
+    log.attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), lambda e: validator.run([e.state.batch / 8]))
+    trainer.run([4.0, 3.0, 2.0, 1.0])
+    assert Log(tmp_path / TENSORBOARD).curve("IoU/held out") == [(2, 0.375), (4, 0.125)]
 
 
 def test_points_may_be_drawn_now_and_then(tmp_path):
     log = train(tmp_path, [5.0, 4.0, 3.0, 2.0, 1.0], every=2, tag="loss/other")
-    assert Log(tmp_path).curve("loss/other") == [(2, 4.0), (4, 2.0)]
+    assert Log(tmp_path / TENSORBOARD).curve("loss/other") == [(2, 4.0), (4, 2.0)]
     assert len(log.losses) == 5
 
 
@@ -238,12 +255,13 @@ def test_means_are_of_the_first_and_the_last_tenth():
     assert (log.mean(True), log.mean(False)) == (1.5, 37.5)
     assert (log.mean(True, share=0.5), log.mean(False, share=1.0)) == (9.5, 19.5)
     assert train(None, [7.0, 3.0]).mean(True) == 7.0
-    assert np.isnan(TuningLog(None).mean(True))
+    assert np.isnan(TuningLog().mean(True))
 
 
 def test_a_log_that_is_never_used_leaves_no_file(tmp_path):
-    TuningLog(tmp_path / "tensorboard")
-    assert not (tmp_path / "tensorboard").exists()
+    TuningLog(tmp_path)
+    train(tmp_path, [1.0], tensorboard="false")  # as monai.bundle run leaves it
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
@@ -269,7 +287,7 @@ def grid(length, crop, step):
 @pytest.mark.parametrize(("crop", "step", "batch"), [(32, 16, 5), (32, 40, 64), (20, 7, 8), (48, 30, 1)])
 def test_the_papers_schedule_counts_epochs_over_a_grid(crop, step, batch):
     shapes = [(65, 90), (48, 48), (70, 51)]
-    dataset = crop_dataset("paper", data(*shapes), 999, 3, 0, crop, step, batch, 0)
+    dataset = crop_dataset("paper", data(*shapes), 999, 3, crop, step, batch, 0)
     assert type(dataset) is GridCropDataset
     crops = sum(grid(height, crop, step) * grid(width, crop, step) for height, width in shapes)
     assert len(dataset.places) == crops
@@ -298,25 +316,29 @@ def test_the_papers_numbers_are_the_defaults_of_its_schedule(stage, epochs):
 
 
 def test_steps_are_a_budget_of_random_crops():
-    dataset = crop_dataset("steps", data((65, 90)), 9, 100, 4, 32, 16, 3, 5)
-    expected = CropDataset(data((65, 90)), steps=9, start_step=4, size=32, batch_size=3, seed=5)
-    assert type(dataset) is CropDataset and len(dataset) == 5
+    dataset = crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5)
+    expected = CropDataset(data((65, 90)), steps=9, size=32, batch_size=3, seed=5)
+    assert type(dataset) is CropDataset and len(dataset) == 9
     assert all(torch.equal(dataset[0][key], expected[0][key]) for key in dataset[0])
 
 
 def test_photometric_changes_and_a_share_of_foreground_are_passed_on():
     for schedule in ("steps", "paper"):
-        dataset = crop_dataset(schedule, data((65, 90)), 9, 100, 4, 32, 16, 3, 5, photometric=True)
-        assert dataset.photometric
+        dataset = crop_dataset(schedule, data((65, 90)), 9, 100, 32, 16, 3, 5, photometric=True)
+        assert dataset.photometric is True
         assert dataset.bank is None
-    assert crop_dataset("steps", data((65, 90)), 9, 100, 4, 32, 16, 3, 5, foreground=0.4).bank is not None
+    matched = {"match_foreground": True, "share": 0.4}
+    assert crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched).bank is not None
+    told = {"photometric": "false", "match_foreground": "false", "share": 0.4}  # as monai.bundle run leaves it
+    dataset = crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **told)
+    assert dataset.photometric is False and dataset.bank is None
     with pytest.raises(KWTLError, match="the paper's schedule has a grid"):
-        crop_dataset("paper", data((65, 90)), 9, 100, 4, 32, 16, 3, 5, foreground=0.4)
+        crop_dataset("paper", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched)
 
 
 def test_another_schedule_is_refused():
     with pytest.raises(KWTLError, match="unknown schedule 'epochs'; use steps or paper"):
-        crop_dataset("epochs", data((65, 90)), 9, 100, 0, 32, 16, 3, 5)
+        crop_dataset("epochs", data((65, 90)), 9, 100, 32, 16, 3, 5)
 
 
 # --- hashes, output, weights ------------------------------------------------------------------------------------------
@@ -328,37 +350,6 @@ def test_the_hash_of_a_pool_sees_images_and_pages_only():
     assert pool_hash(items) == pool_hash(renamed)
     others = [items[:1], [*items, items[0]], [items[0], items[1] | {"page": 2}], [items[0], items[1] | {"sha256": "3"}]]
     assert len({pool_hash(items), *map(pool_hash, others)}) == 5
-
-
-def test_the_output_of_a_stage_is_made_and_probed(tmp_path):
-    path = check_stage_output(tmp_path / "a" / "b", overwrite=False, resume=False)
-    assert path == tmp_path / "a" / "b" / "model.pt"
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_weights_that_are_there_are_kept_unless_told(tmp_path):
-    (tmp_path / "model.pt").write_bytes(b"weights")
-    with pytest.raises(KWTLError, match="model.pt already exists: choose another --output_dir or add --overwrite true"):
-        check_stage_output(tmp_path, overwrite=False, resume=False)
-    for told in ({"overwrite": True, "resume": False}, {"overwrite": False, "resume": True}):
-        assert check_stage_output(tmp_path, **told) == tmp_path / "model.pt"
-    assert (tmp_path / "model.pt").read_bytes() == b"weights"
-
-
-def test_the_checkpoint_of_an_interrupted_run_is_kept_unless_told(tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"steps")
-    with pytest.raises(KWTLError, match="checkpoint.pt is of an interrupted run: go on with --resume true"):
-        check_stage_output(tmp_path, overwrite=False, resume=False)
-    for told in ({"overwrite": True, "resume": False}, {"overwrite": False, "resume": True}):
-        assert check_stage_output(tmp_path, **told) == tmp_path / "model.pt"
-    assert (tmp_path / "checkpoint.pt").read_bytes() == b"steps"
-
-
-def test_an_output_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(KWTLError, match=f"cannot write to {folder} .*; choose another --output_dir"):
-            check_stage_output(folder, overwrite=True, resume=False)
 
 
 @pytest.fixture
@@ -409,47 +400,28 @@ def test_batch_norm_statistics_are_those_of_the_images(small, tmp_path, rng):
     assert torch.equal(again["1.running_mean"], state["1.running_mean"]), "without images they stay"
 
 
-# --- running a stage --------------------------------------------------------------------------------------------------
+# --- completing a stage -----------------------------------------------------------------------------------------------
 
 
-class Checkpoint:
-    """A checkpoint that only takes notes."""
+def test_a_completed_training_is_saved_with_its_results_and_told(small, tmp_path, caplog):
+    def step(engine, _):
+        engine.state.metrics |= {"best_step": 4, "held_out_iou": 0.51, "loss": 3.0}
+        return {"loss": float(engine.state.iteration)}
 
-    def __init__(self, iteration=0, finished=False):
-        self.iteration, self.fingerprint, self._finished, self.calls = iteration, "abc", finished, []
-
-    def finished(self, weights):
-        return self._finished
-
-    def save(self, iteration):
-        self.calls.append(("save", iteration))
-
-    def remove(self):
-        self.calls.append("remove")
-
-
-def stage(folder, checkpoint, steps=6, **options):
-    """Run a stage whose losses are its steps; the steps done, and what the saver was given."""
-    done, saved = [], []
-    trainer = Engine(lambda engine, _: done.append(engine.state.iteration) or {"loss": float(engine.state.iteration)})
-    trainer.state.max_epochs, trainer.state.epoch_length = 1, steps
-    trainer.state.dataloader = range(steps)
-    log = TuningLog(None)
-    log.attach(trainer)
-    run_once, trainer.run = trainer.run, lambda: run_once(range(steps - checkpoint.iteration))
-    saver = SimpleNamespace(path=folder / "model.pt", save=saved.append)
-    run_stage(trainer, checkpoint, saver, log, steps, **options)
-    return done, saved
-
-
-def test_a_stage_trains_saves_and_removes_its_checkpoint(tmp_path, caplog):
-    checkpoint = Checkpoint()
-    (tmp_path / ".model.pt.77.unfinished").write_bytes(b"of a run that was killed")
-    done, saved = stage(tmp_path, checkpoint, facts=lambda: {"best_step": 4, "held_out_iou": 0.51})
-    assert done == [1, 2, 3, 4, 5, 6]
-    assert saved == [{"fingerprint": "abc", "steps": 6, "best_step": 4, "held_out_iou": 0.51}]
-    assert checkpoint.calls == [("save", 6), "remove"]
-    assert not list(tmp_path.iterdir())
+    trainer, log, settings = Engine(step), TuningLog(), {"seed": 3, "crop": 24}
+    path = tmp_path / "model.pt"
+    for handler in (log, WeightsSaver(path, small, created_with=settings), TrainingSummary(log, path)):
+        handler.attach(trainer)
+    trainer.run(range(6))
+    note = json.loads((tmp_path / "model.json").read_text())
+    assert note == {
+        **settings,
+        "fingerprint": fingerprint(settings),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "steps": 6,
+        "best_step": 4,
+        "held_out_iou": 0.51,
+    }
     lines = [" ".join(message.split()) for message in caplog.messages]
     assert lines == [
         "steps 6",
@@ -457,43 +429,27 @@ def test_a_stage_trains_saves_and_removes_its_checkpoint(tmp_path, caplog):
         "loss, last tenth 6.0000",
         "best step 4",
         "held out iou 0.5100",
-        f"weights {tmp_path / 'model.pt'}",
+        f"weights {path}",
     ]
 
 
-def test_a_stage_continues_after_its_checkpoint(tmp_path, caplog):
-    done, saved = stage(tmp_path, Checkpoint(iteration=4))
-    assert done == [5, 6] and len(saved) == 1
-    assert caplog.messages[0] == "continuing after step 4 of 6"
-
-
-def test_a_stage_killed_while_it_wrote_its_weights_only_writes_them(tmp_path):
-    checkpoint = Checkpoint(iteration=6)
-    done, saved = stage(tmp_path, checkpoint)
-    assert done == [] and len(saved) == 1 and checkpoint.calls == ["remove"]
-
-
-def test_a_finished_stage_and_one_to_skip_do_nothing(tmp_path, caplog):
-    for checkpoint, options in ((Checkpoint(finished=True), {}), (Checkpoint(), {"skip": True})):
-        assert stage(tmp_path, checkpoint, **options) == ([], [])
-        assert checkpoint.calls == []
-    assert caplog.messages == [f"{tmp_path / 'model.pt'} is finished: nothing to do"]
-
-
+@pytest.mark.parametrize(("falling", "expected"), [(True, [0.5, 0.4, 0.3, 0.2, 0.1]), ("false", [0.5] * 5)])
 @pytest.mark.parametrize("done", [0, 2])
-def test_the_learning_rate_falls_in_a_straight_line_also_after_an_interruption(done):
-    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.5 * (1 - done / 5))  # as a checkpoint has it
-    rates = []
-    trainer = Engine(lambda engine, batch: rates.append(optimizer.param_groups[0]["lr"]))
-    FallingRate(optimizer, 0.5, 5).attach(trainer)
-    trainer.add_event_handler(Events.STARTED, lambda: setattr(trainer.state, "iteration", done))
-    trainer.run(range(5 - done), epoch_length=5)
-    assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1][done:])
+def test_the_learning_rate_falls_in_a_straight_line_also_after_an_interruption(falling, expected, done):
+    def go(first, states=None):
+        optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.5)
+        scheduler = LambdaLR(optimizer, partial(linear_decay, steps=5, falling=falling))
+        for part, state in zip((optimizer, scheduler), states or (), strict=False):
+            part.load_state_dict(state)
+        rates = []
+        for _ in range(first, 5 if states or not done else done):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return rates, (optimizer.state_dict(), scheduler.state_dict())
 
-
-def test_a_learning_rate_that_shall_not_fall_stays():
-    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.5)
-    trainer = Engine(lambda engine, batch: None)
-    FallingRate(optimizer, 0.1, 5, wanted=False).attach(trainer)
-    trainer.run(range(5))
-    assert optimizer.param_groups[0]["lr"] == 0.5
+    rates, states = go(0)
+    if done:
+        rates += go(done, states)[0]
+    assert rates == [0.5 * max(1.0 - step / 5, 0.0) if falling is True else 0.5 for step in range(5)]
+    assert rates == pytest.approx(expected)

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.engines import SupervisedTrainer
 from monai.inferers import Inferer
-from torch.utils.data import DataLoader
 
 from monai_kwtl.adaptation import BatchNormAdapter
 from monai_kwtl.balanced import covariates
@@ -21,7 +19,7 @@ from monai_kwtl.benchmark.case import WEIGHED_BY, Case
 from monai_kwtl.benchmark.methods import VARIANTS
 from monai_kwtl.benchmark.store import Store, digest, grid_of
 from monai_kwtl.bundle import choose_device, load_weights
-from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.crops import CropDataset
 from monai_kwtl.data import read_image, read_label
 from monai_kwtl.engines import ReptileTrainer
 from monai_kwtl.errors import KWTLError
@@ -29,65 +27,23 @@ from monai_kwtl.features import window_features
 from monai_kwtl.flips import FlippedInferer
 from monai_kwtl.foreground import decision_threshold, foreground_share
 from monai_kwtl.importance import importance_weights
-from monai_kwtl.inferers import AutocastInferer, TiledInferer
+from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
-from monai_kwtl.mean_teacher import tune_mean_teacher, unlabelled_images
+from monai_kwtl.mean_teacher import unlabelled_images
 from monai_kwtl.metrics import Overlap, overlap
 from monai_kwtl.networks import FCRN
+from monai_kwtl.pipeline_tune import fit
 from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
 from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
-from monai_kwtl.tuning import FallingRate, TuningLog, crop_dataset
+from monai_kwtl.tuning import crop_dataset
 from monai_kwtl.window_inferer import WindowScoreInferer
 
-__all__ = ["Bench", "predict", "tune"]
+__all__ = ["Bench", "predict"]
 
 _NORMS = {"reestimated": True, "running": False, "transductive": "transductive"}
-
-
-def tune(
-    network: torch.nn.Module,
-    dataset: CropDataset,
-    device: torch.device,
-    amp: bool | None,
-    num_workers: int = 0,
-    learning_rate: float = 1e-4,
-    loss: torch.nn.Module | None = None,
-    decay: bool = False,
-) -> None:
-    """Train a network, in place, on every batch of a data set, with Adam (weight decay 5e-4) as the stages do.
-
-    Args:
-        network: on the device.
-        dataset: has the number of steps.
-        device: where to train.
-        amp: bfloat16 autocast; None: where the device multiplies bfloat16 natively.
-        num_workers: processes that cut crops ahead.
-        learning_rate: of Adam.
-        loss: None: the paper's, :class:`monai_kwtl.losses.ForegroundWeightedBCE`.
-        decay: whether the rate falls in a straight line from ``learning_rate`` to 0.
-
-    Raises:
-        KWTLError: when the loss is no number any more.
-    """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4)
-    handlers = [TuningLog(None), FallingRate(optimizer, learning_rate, dataset.steps, decay)]
-    trainer = SupervisedTrainer(
-        device=device,
-        max_epochs=1,
-        epoch_length=dataset.steps,
-        train_data_loader=DataLoader(dataset, batch_size=None, num_workers=num_workers),
-        network=network,
-        optimizer=optimizer,
-        loss_function=ForegroundWeightedBCE() if loss is None else loss,
-        prepare_batch=prepare_crops,
-        inferer=AutocastInferer(amp),
-        decollate=False,
-        train_handlers=handlers,
-    )
-    trainer.run()
 
 
 @torch.no_grad()
@@ -105,7 +61,7 @@ def predict(
         network: for inference, on the device.
         image: grey values, uint8 (1, H, W).
         device: where to compute.
-        amp: as in :func:`tune`.
+        amp: as in :func:`monai_kwtl.pipeline_tune.fit`.
         flips: whether the mean over eight flips and turns is taken.
         threshold: probability in (0, 1) from which on a pixel is foreground.
 
@@ -174,8 +130,8 @@ class Bench:
         pseudo_label = choose_pseudo_label(self.case.pool, **settings["pseudo_label"])
         data = pseudo_labelled(self.case.pool, pseudo_label)
         steps = plan.pretext_steps
-        tune(network, self._crops(data, steps, plan.pretext_epochs, settings["seed"]), self.device, self.amp,
-             self.config.num_workers, plan.learning_rate)  # fmt: skip
+        crops = self._crops(data, steps, plan.pretext_epochs, settings["seed"])
+        fit(network, crops, learning_rate=plan.learning_rate, amp=self.amp, num_workers=self.config.num_workers)
         self.store.put_weights("pretext", digest(settings), network.state_dict())
 
     def _crops(
@@ -184,7 +140,7 @@ class Bench:
         plan, step = self.plan, self.case.config.target(self.case.target).step
         kind = "paper" if steps is None else "steps"
         size = plan.crop, step, plan.batch_size
-        return crop_dataset(kind, data, steps or 1, max(epochs, 1), 0, *size, seed, **further)
+        return crop_dataset(kind, data, steps or 1, max(epochs, 1), *size, seed, **further)
 
     def grids(self, variant: str) -> list[ImageScores]:
         """The pool with the windows that a variant chooses among, all of score 0."""
@@ -279,20 +235,24 @@ class Bench:
             inferer = TiledInferer(amp=self.amp)
             share = foreground_share(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
         steps = None if plan.support_steps is None else how.steps * plan.support_steps
-        further = {"photometric": how.photometric, "foreground": share if how.matched else None}
+        further = {"photometric": how.photometric, "match_foreground": how.matched, "share": share}
         crops = self._crops(support, steps, how.steps * plan.support_epochs, seed, **further)
         loss = loss_function(how.foreground_weight, crops, how.loss, share)
-        rate, falling = how.rate * plan.learning_rate, how.falling or plan.decay
-        if not how.teacher:
-            tune(network, crops, self.device, self.amp, self.config.num_workers, rate, loss, falling)
-            return network
-        pool = unlabelled_images(self.case.pool)
-        unlabelled = CropDataset(pool, crops.steps, size=plan.crop, batch_size=plan.batch_size, seed=(seed, 1))
-        taught = tune_mean_teacher(
-            network, crops, unlabelled, self.device, self.amp, crops.steps, rate,
-            loss_function=loss, seed=(seed, 2), falling=falling,
-        )  # fmt: skip
-        return taught
+        unlabelled = None
+        if how.teacher:
+            pool = unlabelled_images(self.case.pool)
+            unlabelled = CropDataset(pool, crops.steps, size=plan.crop, batch_size=plan.batch_size, seed=(seed, 1))
+        return fit(
+            network,
+            crops,
+            loss,
+            learning_rate=how.rate * plan.learning_rate,
+            falling_rate=how.falling or plan.decay,
+            amp=self.amp,
+            num_workers=self.config.num_workers,
+            unlabelled=unlabelled,
+            seed=(seed, 2),
+        )
 
     def measure(
         self, network: torch.nn.Module, variant: str, support: Sequence[Mapping[str, Any]] = ()

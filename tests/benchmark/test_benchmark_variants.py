@@ -122,10 +122,10 @@ def test_rounds_end_where_no_window_is_free(knobs):
 )
 def test_a_variant_may_change_the_learning_rate(variant, rate, falling, knobs, monkeypatch):
     seen = []
-    monkeypatch.setattr(stages, "tune", lambda network, crops, *given: seen.append(given))
+    monkeypatch.setattr(stages, "fit", lambda network, crops, loss=None, **given: seen.append(given) or network)
     results_of({**knobs, "methods": ["random"], "variants": [variant], "splits": 1})
-    assert seen[-1][3] == pytest.approx(rate * 1e-4)
-    assert seen[-1][-1] is falling
+    assert seen[-1]["learning_rate"] == pytest.approx(rate * 1e-4)
+    assert seen[-1]["falling_rate"] is falling
 
 
 def test_smaller_windows_spend_the_same_pixels_on_more_places(knobs):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.engines import SupervisedTrainer
 from monai.inferers import Inferer
 from torch.utils.data import DataLoader
 
@@ -21,7 +20,7 @@ from monai_kwtl.benchmark.case import WEIGHED_BY, Case
 from monai_kwtl.benchmark.methods import VARIANTS
 from monai_kwtl.benchmark.store import Store, digest, grid_of
 from monai_kwtl.bundle import choose_device, load_weights
-from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.crops import CropDataset
 from monai_kwtl.data import read_image, read_label
 from monai_kwtl.engines import ReptileTrainer
 from monai_kwtl.errors import KWTLError
@@ -40,6 +39,7 @@ from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
 from monai_kwtl.tuning import FallingRate, TuningLog, crop_dataset
+from monai_kwtl.tuning_trainer import TuningTrainer
 from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = ["Bench", "predict", "tune"]
@@ -74,7 +74,7 @@ def tune(
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=5e-4)
     handlers = [TuningLog(None), FallingRate(optimizer, learning_rate, dataset.steps, decay)]
-    trainer = SupervisedTrainer(
+    trainer = TuningTrainer(
         device=device,
         max_epochs=1,
         epoch_length=dataset.steps,
@@ -82,9 +82,7 @@ def tune(
         network=network,
         optimizer=optimizer,
         loss_function=ForegroundWeightedBCE() if loss is None else loss,
-        prepare_batch=prepare_crops,
         inferer=AutocastInferer(amp),
-        decollate=False,
         train_handlers=handlers,
     )
     trainer.run()

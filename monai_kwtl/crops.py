@@ -35,11 +35,11 @@ def prepare_crops(
         kwargs: further arguments of ``torch.Tensor.to``.
 
     Returns:
-        Images and labels, (N, 1, h, w); an unknown pixel of a label is -1, as ``ForegroundWeightedBCE`` wants it.
+        Images and labels, (N, 1, h, w). Which pixels of the labels are known stays in the batch, where
+        :class:`monai_kwtl.tuning_trainer.TuningTrainer` looks for it.
     """
-    label = batchdata["label"].masked_fill(~batchdata["known"], -1.0)
     to = {"device": device, "non_blocking": non_blocking, **kwargs}
-    return batchdata["image"].to(**to), label.to(**to)
+    return batchdata["image"].to(**to), batchdata["label"].to(**to)
 
 
 class CropDataset(Dataset):
@@ -150,7 +150,8 @@ class CropDataset(Dataset):
         """
         crops = [self._crop(step, index) for index in range(self._batch_length(step))[rank::world_size]]
         image, label, known = (torch.from_numpy(np.stack(planes)[:, None]) for planes in zip(*crops, strict=True))
-        return {"image": normalize(image), "label": label.float(), "known": known}
+        # np.stack keeps the layout of turned planes, in which a loss would add up its pixels
+        return {"image": normalize(image), "label": label.float().contiguous(), "known": known.contiguous()}
 
     def _crop(self, step: int, index: int) -> list[np.ndarray]:
         """Image, label and known pixels of one crop, (size, size) each."""

@@ -23,6 +23,7 @@ from monai_kwtl.crops import prepare_crops
 from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers import autocast_choice, native_bfloat16
+from monai_kwtl.losses import loss_over_known
 from monai_kwtl.metrics import overlap
 from monai_kwtl.normalization import batch_norm_layers
 from monai_kwtl.reptile import BUFFERS, counters_in_a_row, floats_in_a_row, move_towards, network_state, restore
@@ -34,7 +35,7 @@ class CropSource(Protocol):
     """Where a task's crops come from, such as ``monai_kwtl.crops.CropDataset``: a pure function of the meta-epoch."""
 
     def crop_batch(self, step: int) -> Any:
-        """Return the batch of a meta-epoch, counted from 0, as the trainer's ``prepare_batch`` takes it."""
+        """Return the batch of a meta-epoch, counted from 0: what ``prepare_batch`` takes, and the pixels ``known``."""
         ...
 
 
@@ -78,7 +79,7 @@ class ReptileTrainer(Trainer):
         sources: name of each task and where its crops come from, such as ``CropDataset(data, batch_size=5,
             seed=[seed, task])``.
         network: from images (N, C, H, W) to logits (N, 1, H, W), on ``device``.
-        loss_function: from logits and labels to a scalar.
+        loss_function: from logits, labels and known pixels to a scalar, see :func:`monai_kwtl.losses.loss_over_known`.
         inner_optimizer: from parameters to a new optimiser; None is Adam with a rate of 1e-3 and weight decay 5e-4.
         inner_steps: steps of each task in a meta-epoch.
         meta_lr: length of the outer step, above 0.
@@ -102,7 +103,7 @@ class ReptileTrainer(Trainer):
         max_epochs: int,
         sources: Mapping[str, CropSource],
         network: nn.Module,
-        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        loss_function: Callable[..., torch.Tensor],
         inner_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         inner_steps: int = 30,
         meta_lr: float = 1.0,
@@ -168,13 +169,13 @@ class ReptileTrainer(Trainer):
         try:
             for task in batchdata[rank::world_size]:
                 restore(state, start)
-                inputs, targets = self._batch(task)
-                losses = self._train_task(task, inputs, targets)
+                inputs, targets, known = self._batch(task)
+                losses = self._train_task(task, inputs, targets, known)
                 change += floats_in_a_row(state) - origin
                 counters = torch.maximum(counters, counters_in_a_row(state))
                 if not torch.isfinite(change).all():
                     raise self._diverged(task, "the weights are", self.inner_steps)
-                iou = self._iou(inputs, targets)  # last, because it changes the running statistics
+                iou = self._iou(inputs, targets, known)  # last, because it changes the running statistics
                 reports[task] = {"loss": sum(losses) / len(losses), "loss_first": losses[0], "loss_last": losses[-1]}
                 reports[task]["iou"] = iou
         except KWTLError as error:  # first told to the other ranks, which would wait for this one for ever
@@ -201,16 +202,17 @@ class ReptileTrainer(Trainer):
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
-    def _batch(self, task: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, task: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = self.sources[task].crop_batch(self.state.iteration - 1)
-        return self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
+        inputs, targets = self.prepare_batch(batch, self.state.device, self.non_blocking, **self.to_kwargs)
+        return inputs, targets, batch["known"].to(self.state.device, non_blocking=self.non_blocking)
 
     def _predict(self, inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.state.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             logits = self.inferer(inputs, self.network)
         return logits.float()
 
-    def _train_task(self, task: str, inputs: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    def _train_task(self, task: str, inputs: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> list[float]:
         """Train the network on one task, in place, and return the loss of each step."""
         losses: list[float] = []
         optimizer = self.inner_optimizer(self.network.parameters())
@@ -219,7 +221,7 @@ class ReptileTrainer(Trainer):
             for step in range(1, self.inner_steps + 1):
                 self.fire_event(IterationEvents.INNER_ITERATION_STARTED)
                 optimizer.zero_grad(set_to_none=True)
-                loss = self.loss_function(self._predict(inputs), targets)
+                loss = loss_over_known(self.loss_function, self._predict(inputs), targets, known)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     raise self._diverged(task, f"the loss is {losses[-1]}, which is", step)
@@ -236,12 +238,11 @@ class ReptileTrainer(Trainer):
         )
 
     @torch.no_grad()
-    def _iou(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    def _iou(self, inputs: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> float:
         """IoU of the foreground over the known pixels of all crops together, with their own batch statistics."""
         self.network.eval()
         for layer in batch_norm_layers(self.network):
             layer.train()
-        known = targets >= 0
         mask = self._predict(inputs) > 0
         self.network.train()
-        return overlap(mask[known].cpu().numpy(), targets[known].cpu().numpy()).iou
+        return overlap(mask.cpu().numpy(), targets.cpu().numpy(), known.cpu().numpy()).iou

@@ -123,7 +123,7 @@ def decision_threshold(
 
     Args:
         network: gives logits, as it will be run, with its statistics fitted; it is evaluated and left in its mode.
-        support: dicts of ``image``, grey values uint8 (1, H, W), ``label``, (1, H, W), above 0 is foreground, and
+        support: dicts of ``image``, grey values uint8 (1, H, W), ``label``, (1, H, W), 0 or 1, and
             optionally ``known``, bool (1, H, W).
         inferer: how the network is run; None: in tiles, as the stages do.
 
@@ -142,12 +142,8 @@ def decision_threshold(
     for entry in support:
         inputs = normalize(torch.from_numpy(np.asarray(entry["image"]))[None].to(device))
         probability = torch.sigmoid(inferer(inputs, network).float())[0].cpu().numpy()
-        label = np.asarray(entry["label"]) > 0
-        if entry.get("known") is not None:
-            known = np.asarray(entry["known"]).astype(bool)
-            probability, label = probability[known], label[known]
         for overlaps, threshold in zip(found, THRESHOLDS, strict=True):
-            overlaps.append(overlap(probability >= threshold, label))
+            overlaps.append(overlap(probability >= threshold, entry["label"], entry.get("known")))
     network.train(mode)
     if not found[0]:
         raise KWTLError("a threshold is chosen on labelled images, and there are none; use 0.5.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,7 +14,7 @@ from torch import nn
 from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError, check_number
 
-__all__ = ["DiceBCE", "ForegroundWeightedBCE", "LossOverProcesses", "positive_weight"]
+__all__ = ["DiceBCE", "ForegroundWeightedBCE", "LossOverProcesses", "loss_over_known", "positive_weight"]
 
 DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 
@@ -47,12 +48,46 @@ def positive_weight(
 def _known_target(
     input: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The target, float32 with 0 where it is unknown, and where it is known, bool."""
+    """Return the target, float32 with 0 where it is unknown, and where it is known, bool."""
     for name, other in (("target", target), ("known", known)):
         if other is not None and other.shape != input.shape:
             raise ValueError(f"{name} has shape {tuple(other.shape)}, the logits {tuple(input.shape)}.")
-    counted = target >= 0 if known is None else (target >= 0) & known.bool()
+    counted = torch.ones_like(target, dtype=torch.bool) if known is None else known.bool()
     return torch.where(counted, target.float(), 0.0), counted
+
+
+def loss_over_known(
+    loss_function: Callable[..., torch.Tensor],
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    known: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the loss of a batch, of which some pixels may be unknown.
+
+    A loss that takes a third argument gets ``known`` there: those of this module, and MONAI's ``MaskedDiceLoss`` and
+    ``MaskedLoss``. Any other loss would learn from unknown pixels, so it only gets batches that have none.
+
+    Args:
+        loss_function: from logits, target and, if it can, ``known``.
+        logits: shape (N, C, *spatial).
+        target: mask or probabilities in [0, 1], same shape.
+        known: bool, same shape: pixels that count; None counts all.
+
+    Raises:
+        KWTLError: when the loss does not take known pixels, and not all are known.
+    """
+    call = loss_function.forward if isinstance(loss_function, nn.Module) else loss_function
+    try:
+        inspect.signature(call).bind(logits, target, known)
+    except (TypeError, ValueError):  # no room for it, or a signature that cannot be read
+        if known is not None and not known.all():
+            name = getattr(loss_function, "__name__", type(loss_function).__name__)
+            raise KWTLError(
+                f"the loss {name} takes no known pixels, and would learn from pixels that nobody annotated; "
+                "use dice_bce, weighted, or a loss that takes a mask, such as MaskedDiceLoss of MONAI"
+            ) from None
+        return loss_function(logits, target)
+    return loss_function(logits, target, known)
 
 
 class ForegroundWeightedBCE(nn.Module):
@@ -93,8 +128,8 @@ class ForegroundWeightedBCE(nn.Module):
 
         Args:
             input: logits, shape (N, C, *spatial).
-            target: mask or probabilities in [0, 1], same shape; a negative value marks an unknown pixel.
-            known: bool, same shape: False marks further unknown pixels.
+            target: mask or probabilities in [0, 1], same shape.
+            known: bool, same shape: pixels that count; None counts all.
 
         Returns:
             A scalar, float32.

@@ -8,22 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_kwtl.crops import prepare_crops
 from monai_kwtl.data import read_image
 from monai_kwtl.distributed import ranks
 from monai_kwtl.engines import CropSource
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
-from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.losses import ForegroundWeightedBCE, loss_over_known
 from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
 from monai_kwtl.pretext import spread
 from monai_kwtl.scoring import normalize
 from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
+from monai_kwtl.tuning_trainer import TuningTrainer
 
 __all__ = [
     "MeanTeacherTrainer",
@@ -95,7 +94,7 @@ def consistency_weight(step: int, steps: int, warm_up: int = 0) -> float:
     return math.exp(-5.0 * (1.0 - part) ** 2)
 
 
-class MeanTeacherTrainer(SupervisedTrainer):
+class MeanTeacherTrainer(TuningTrainer):
     """Train on labelled crops, and with a growing weight on what the mean of the network says of unlabelled ones.
 
     A step minimises ``L(f(x), y) + w C(f(m(s(u))), m(y'))``: x and y are the labelled crops; u unlabelled ones, which
@@ -110,7 +109,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
     For use, fit the statistics of the result to the pool.
 
     Everything that is drawn is a pure function of ``seed`` and the number of the step. After an iteration
-    ``engine.state.output`` holds what that of a ``SupervisedTrainer`` does, and ``supervised`` and ``consistency``, the
+    ``engine.state.output`` holds what that of a ``TuningTrainer`` does, and ``supervised`` and ``consistency``, the
     parts of ``loss``, ``weight`` and ``confident``, the share of sure pixels, as numbers. It works in one process.
 
     Args:
@@ -118,9 +117,9 @@ class MeanTeacherTrainer(SupervisedTrainer):
         teacher: of :func:`make_teacher`; None makes one.
         warm_up: first steps without unlabelled crops; None: a fifth of all.
         seed: of views and boxes; one or several whole numbers, not negative.
-        consistency_loss: C before the share is counted in; from logits and a target with -1 for unknown. None is the
-            plain binary cross-entropy.
-        kwargs: of ``monai.engines.SupervisedTrainer``; not ``amp``, ``compile`` and ``accumulation_steps``.
+        consistency_loss: C before the share is counted in; from logits, target and known pixels. None is the plain
+            binary cross-entropy.
+        kwargs: of ``TuningTrainer``; not ``amp``, ``compile`` and ``accumulation_steps``.
 
     Raises:
         KWTLError: for unusable numbers, or in one of several processes.
@@ -133,7 +132,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
         teacher: AveragedModel | None = None,
         warm_up: int | None = None,
         seed: int | Sequence[int] = 0,
-        consistency_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        consistency_loss: Callable[..., torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         if warm_up is not None:
@@ -144,7 +143,7 @@ class MeanTeacherTrainer(SupervisedTrainer):
         _check_alone()
         if refused := {"amp", "compile", "accumulation_steps"} & kwargs.keys():
             raise KWTLError(f"semi-supervised tuning knows no {min(refused)}; for bfloat16 give an AutocastInferer.")
-        super().__init__(**{"prepare_batch": prepare_crops, "decollate": False} | kwargs)
+        super().__init__(**kwargs)
         self.unlabelled = unlabelled
         self.warm_up = self.state.max_epochs * self.state.epoch_length // 5 if warm_up is None else warm_up
         self.teacher = make_teacher(self.network) if teacher is None else teacher
@@ -180,14 +179,15 @@ class MeanTeacherTrainer(SupervisedTrainer):
     def _consistency(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of the unlabelled crops, and the share of their pixels of which the teacher is sure."""
         batch = self.unlabelled.crop_batch(step)
-        weak, known = (batch[name].to(self.state.device) for name in ("image", "known"))
-        target = pseudo_target(self._taught(weak)).masked_fill(~known, -1.0)
+        weak, real = (batch[name].to(self.state.device) for name in ("image", "known"))
+        target, sure = pseudo_target(self._taught(weak))
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, 0, 2)))
         grey = batch["image"].add(1.0).mul(127.5).round()
         strong = normalize(torch.stack([strong_view(crop, rng) for crop in grey])).to(self.state.device)
-        strong, target = cut_mix(strong, target, rng)
-        confident = (target >= 0).float().mean()
-        return self.consistency_loss(self.inferer(strong, self.network), target) * confident, confident
+        strong, target, known = cut_mix(strong, target, sure & real, rng)
+        confident = known.float().mean()
+        logits = self.inferer(strong, self.network)
+        return loss_over_known(self.consistency_loss, logits, target, known) * confident, confident
 
     @torch.no_grad()
     def _taught(self, weak: torch.Tensor) -> torch.Tensor:

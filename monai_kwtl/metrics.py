@@ -45,19 +45,28 @@ class Overlap:
         )
 
 
-def overlap(prediction: np.ndarray, label: np.ndarray) -> Overlap:
+def overlap(prediction: np.ndarray, label: np.ndarray, known: np.ndarray | None = None) -> Overlap:
     """Count how a predicted mask and a label agree.
 
     Args:
         prediction: any shape; non-zero is foreground.
-        label: same shape.
+        label: same shape; non-zero is foreground.
+        known: bool, same shape: pixels that count; None counts all.
 
     Returns:
         The counts.
+
+    Raises:
+        ValueError: when the shapes differ.
     """
     prediction, label = np.asarray(prediction) != 0, np.asarray(label) != 0
     if prediction.shape != label.shape:
         raise ValueError(f"the prediction is {prediction.shape}, the label {label.shape}.")
+    if known is not None:
+        known = np.asarray(known).astype(bool)
+        if known.shape != label.shape:
+            raise ValueError(f"the known mask is {known.shape}, the label {label.shape}.")
+        prediction, label = prediction[known], label[known]
     both = int(np.count_nonzero(prediction & label))
     return Overlap(
         true_positive=both,

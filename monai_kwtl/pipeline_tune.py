@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator
 from monai.handlers import LrScheduleHandler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from monai_kwtl.adaptation import pool_batches
-from monai_kwtl.crops import CropDataset, prepare_crops
+from monai_kwtl.crops import CropDataset
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.foreground import foreground_share
 from monai_kwtl.inferers import AutocastInferer, TiledInferer
@@ -33,6 +33,7 @@ from monai_kwtl.support import (
     validation_items,
 )
 from monai_kwtl.tuning import TuningLog, crop_dataset, linear_decay
+from monai_kwtl.tuning_trainer import TuningTrainer
 
 __all__ = ["fit", "pretext", "tune"]
 
@@ -40,7 +41,7 @@ __all__ = ["fit", "pretext", "tune"]
 def fit(
     network: nn.Module,
     crops: CropDataset,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
     *,
     held_out: Sequence[Mapping[str, Any]] = (),
     validate_every: int = 100,
@@ -95,7 +96,7 @@ def fit(
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     scheduler = LambdaLR(optimizer, partial(linear_decay, steps=crops.steps, falling=falling_rate))
     taught = {} if teacher is None else {"unlabelled": unlabelled, "teacher": teacher, "warm_up": warm_up, "seed": seed}
-    trainer = (SupervisedTrainer if teacher is None else MeanTeacherTrainer)(
+    trainer = (TuningTrainer if teacher is None else MeanTeacherTrainer)(
         device=device,
         max_epochs=1,
         epoch_length=crops.steps,
@@ -103,9 +104,7 @@ def fit(
         network=network,
         optimizer=optimizer,
         loss_function=ForegroundWeightedBCE() if loss is None else loss,
-        prepare_batch=prepare_crops,
         inferer=AutocastInferer(amp),
-        decollate=False,
         train_handlers=[
             TuningLog(),
             LrScheduleHandler(scheduler, epoch_level=False, print_lr=False),

@@ -13,7 +13,9 @@ PSI = (0.5, 1.9)  # factors of brightness and sharpness
 BOX = (0.1, 0.5)  # part of a crop's area that comes from another one
 
 
-def pseudo_target(probability: torch.Tensor, foreground: float = 0.9, background: float = 0.95) -> torch.Tensor:
+def pseudo_target(
+    probability: torch.Tensor, foreground: float = 0.9, background: float = 0.95
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn predictions into labels where they are sure.
 
     Args:
@@ -22,10 +24,10 @@ def pseudo_target(probability: torch.Tensor, foreground: float = 0.9, background
         background: a pixel is background where the probability of that, ``1 - p``, is at least this.
 
     Returns:
-        float32, same shape: 1, 0, and -1 where the prediction is not sure, as the losses mark unknown pixels.
+        The labels, float32, 0 or 1, and where they are sure, bool; both of the same shape.
     """
-    sure = torch.where(probability <= 1.0 - background, 0.0, -1.0)
-    return torch.where(probability >= foreground, 1.0, sure)
+    is_foreground = probability >= foreground
+    return is_foreground.float(), is_foreground | (probability <= 1.0 - background)
 
 
 def strong_view(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -49,7 +51,9 @@ def strong_view(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return torch.as_tensor(image, dtype=torch.float32)
 
 
-def cut_mix(images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def cut_mix(
+    images: torch.Tensor, targets: torch.Tensor, known: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Put a box of another crop of the batch into each crop, and into its target (CutMix; Yun et al. 2019).
 
     The other crop is the one so many places further on, the same number for all, never a crop itself. The box has the
@@ -58,12 +62,14 @@ def cut_mix(images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generato
     Args:
         images: shape (N, C, H, W).
         targets: shape (N, c, H, W).
+        known: where the targets are known, bool, of their shape.
         rng: of the batch.
 
     Returns:
-        Both mixed, new tensors; a batch of one crop is as it was.
+        All three mixed, new tensors; a batch of one crop is as it was.
     """
-    images, targets, before = images.clone(), targets.clone(), (images, targets)
+    before = images, targets, known
+    mixed = images.clone(), targets.clone(), known.clone()
     count, (height, width) = len(images), images.shape[2:]
     if count > 1:
         further = int(rng.integers(1, count))
@@ -71,7 +77,7 @@ def cut_mix(images: torch.Tensor, targets: torch.Tensor, rng: np.random.Generato
             side = float(rng.uniform(*BOX)) ** 0.5
             rows, columns = max(round(height * side), 1), max(round(width * side), 1)
             y, x = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-            for new, old in zip((images, targets), before, strict=True):
+            for new, old in zip(mixed, before, strict=True):
                 box = (..., slice(y, y + rows), slice(x, x + columns))
                 new[index][box] = old[(index + further) % count][box]
-    return images, targets
+    return mixed

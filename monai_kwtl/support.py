@@ -244,7 +244,7 @@ class KnownOverlap:
         """Count the image just predicted."""
         known = engine.state.batch["known"].numpy()
         prediction = (engine.state.output["pred"][0] >= 0).cpu().numpy()
-        self.overlaps.append(overlap(prediction[known], engine.state.batch["label"].numpy()[known]))
+        self.overlaps.append(overlap(prediction, engine.state.batch["label"].numpy(), known))
 
     def _finish(self, engine: Engine) -> None:
         if self.overlaps:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from monai.data import CacheDataset, MetaTensor
-from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from monai_kwtl.crop_images import CropImage, draw_start
 from monai_kwtl.crops import CropDataset, GridCropDataset, prepare_crops
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE
+from monai_kwtl.tuning_trainer import TuningTrainer
 
 
 @dataclass
@@ -302,15 +304,39 @@ def test_a_crop_and_its_span_always_meet(start, length, size, shift, limit):
     assert firsts == set(allowed)  # nothing reachable is left out, nothing further is drawn
 
 
-def test_prepare_marks_unknown_pixels_of_the_label():
+def test_prepared_crops_are_those_of_the_batch():
     batch = CropDataset([with_regions([Patch(50, 30, 32, 32)])], size=32, batch_size=3).crop_batch(0)
     image, label = prepare_crops(batch, torch.device("cpu"), dtype=torch.float64)
     assert image.dtype == label.dtype == torch.float64
-    assert torch.equal(label >= 0, batch["known"])
-    assert torch.equal(label[batch["known"]], batch["label"][batch["known"]].double())
-    logits = torch.randn(image.shape)
-    loss = ForegroundWeightedBCE()
-    torch.testing.assert_close(loss(logits, label), loss(logits, batch["label"], batch["known"]))
+    assert torch.equal(image, batch["image"].double())
+    assert torch.equal(label, batch["label"].double())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 30)] * 2), min_size=1, max_size=4),
+    st.integers(1, 60),
+    st.booleans(),
+)
+def test_labels_of_crops_are_0_or_1_and_known_is_where_regions_are(boxes, size, grid):
+    image = np.random.default_rng(0).integers(0, 256, (1, 33, 47), dtype=np.uint8)
+    known = np.zeros((1, 33, 47), dtype=bool)
+    for x, y, width, height in boxes:
+        known[0, y : y + height, x : x + width] = True
+    assume(known.any())
+    # grey values tell where a pixel is known, and so do labels: any value is a foreground that a mask may have
+    image = np.where(known, image | 1, image & 254)
+    entry = {"image": image, "label": np.where(image > 99, image, 0), "known": known}
+    kind = GridCropDataset if grid else CropDataset
+    batch = kind([entry], size=size, batch_size=3).crop_batch(0)
+    assert set(batch["label"].unique().tolist()) <= {0.0, 1.0}
+    assert batch["known"].dtype == torch.bool
+    assert batch["known"].shape == batch["label"].shape == batch["image"].shape
+    pixels = torch.from_numpy(grey(batch)[:, None])
+    assert (pixels[batch["known"]] % 2 == 1).all()
+    assert torch.equal(batch["label"], (pixels > 99).float())
+    if size <= 33:  # without padding, of which nothing is known
+        assert torch.equal(batch["known"], pixels % 2 == 1)
 
 
 def test_positive_weight_counts_the_known_pixels_of_all_images():
@@ -416,7 +442,7 @@ def test_images_of_another_kind_are_an_error():
 def train(pool, network, optimizer, start, stop, total=9, epoch_length=3, workers=0):
     """Train from one step to another as a stage does that was resumed, and return the batches seen."""
     dataset = CropDataset(pool, steps=total, start_step=start, size=16, batch_size=2)
-    trainer = SupervisedTrainer(
+    trainer = TuningTrainer(
         device="cpu",
         max_epochs=total // epoch_length,
         train_data_loader=DataLoader(dataset, batch_size=None, num_workers=workers),
@@ -424,8 +450,6 @@ def train(pool, network, optimizer, start, stop, total=9, epoch_length=3, worker
         optimizer=optimizer,
         loss_function=ForegroundWeightedBCE(),
         epoch_length=epoch_length,
-        prepare_batch=prepare_crops,
-        decollate=False,
     )
     trainer.load_state_dict({"iteration": start, "epoch_length": epoch_length, "max_epochs": total // epoch_length})
     seen = []

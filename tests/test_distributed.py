@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.engines import SupervisedTrainer
 from stage_process import ROOT, Death, run, run_stage_together, run_together, stage_arguments
 from torch import nn
 from torch.utils.data import DataLoader
 
 from monai_kwtl import bundle, distributed, parallel
-from monai_kwtl.crops import CropDataset, GridCropDataset, prepare_crops
+from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import batch_norm_layers
 from monai_kwtl.synthetic import make_pool
+from monai_kwtl.tuning_trainer import TuningTrainer
 
 COMMON = {"device": "cpu", "tensorboard": "false", "amp": "false"}
 TUNING = COMMON | {"crop": 32, "batch_size": 3, "steps": 6, "checkpoint_every": 2}
@@ -198,8 +198,9 @@ def small_batch():
     """Three crops, of which the last is nearly unknown."""
     rng = torch.Generator().manual_seed(4)
     target = (torch.rand(3, 1, 16, 16, generator=rng) < 0.2).float()
-    target[2, :, 1:] = -1
-    return torch.randn(3, 1, 16, 16, generator=rng), target
+    known = torch.ones_like(target, dtype=torch.bool)
+    known[2, :, 1:] = False
+    return torch.randn(3, 1, 16, 16, generator=rng), target, known
 
 
 def small_network():
@@ -242,27 +243,25 @@ def one_of_two(folder):
         saved["failure"] = type(error).__name__
 
     network = parallel.data_parallel(small_network())
-    images, target = (part[rank::2] for part in small_batch())
-    loss = LossOverProcesses(ForegroundWeightedBCE())(network(images), target)
+    images, target, known = (part[rank::2] for part in small_batch())
+    loss = LossOverProcesses(ForegroundWeightedBCE())(network(images), target, known)
     loss.backward()
     saved["loss"] = loss.item()
     saved["gradients"] = {name: p.grad for name, p in parallel.unwrap(network).named_parameters()}
     network = parallel.data_parallel(small_network())
-    loss = LossOverProcesses(DiceBCE())(network(images), target)
+    loss = LossOverProcesses(DiceBCE())(network(images), target, known)
     loss.backward()
     saved["dice"] = loss.item(), {name: p.grad for name, p in parallel.unwrap(network).named_parameters()}
 
     torch.manual_seed(rank)  # the weights of the first process count
     network = parallel.data_parallel(FCRN(features=(4, 6)))
-    trainer = SupervisedTrainer(
+    trainer = TuningTrainer(
         device="cpu",
         max_epochs=1,
         train_data_loader=DataLoader(small_crops(), batch_size=None),
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), 1e-3),
         loss_function=LossOverProcesses(ForegroundWeightedBCE()),
-        prepare_batch=prepare_crops,
-        decollate=False,
     )
     trainer.run()
     saved["weights"] = {name: p.detach() for name, p in parallel.unwrap(network).named_parameters()}
@@ -284,9 +283,9 @@ def tuned_in_double(arguments):
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, weight_decay=5e-4)
     loss_function = LossOverProcesses(ForegroundWeightedBCE())
     for step in range(data.steps):
-        images, target = prepare_crops(data[step])
+        batch = data[step]
         optimizer.zero_grad()
-        loss_function(network(images.double()), target).backward()
+        loss_function(network(batch["image"].double()), batch["label"], batch["known"]).backward()
         optimizer.step()
     if distributed.is_main_process():
         torch.save(parallel.unwrap(network).state_dict(), path)
@@ -315,8 +314,7 @@ def test_what_the_first_process_does_alone_all_know(two):
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_whole_batch(two):
-    network, (images, target) = small_network(), small_batch()
-    known = target >= 0
+    network, (images, target, known) = small_network(), small_batch()
     weight = []
     for crop, counts in zip(target, known, strict=True):
         foreground = (crop[counts] == 1).sum()
@@ -331,8 +329,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_whole_batch(two):
 
 
 def test_dice_and_its_gradient_are_those_of_the_whole_batch(two):
-    network, (images, target) = small_network(), small_batch()
-    known = target >= 0
+    network, (images, target, known) = small_network(), small_batch()
     logits, marked = network(images)[known], target[known]
     p = logits.sigmoid()
     loss = nn.BCEWithLogitsLoss()(logits, marked) + 1 - (2 * (p * marked).sum() + 1e-5) / ((p + marked).sum() + 1e-5)
@@ -379,9 +376,8 @@ def test_one_process_is_alone(tmp_path):
     assert distributed.on_main_process(lambda: 5) == 5
     distributed.barrier()
     distributed.stop()
-    images, target = small_batch()
-    expected = ForegroundWeightedBCE()(images, target)
-    assert torch.equal(LossOverProcesses(ForegroundWeightedBCE())(images, target), expected)
+    batch = small_batch()
+    assert torch.equal(LossOverProcesses(ForegroundWeightedBCE())(*batch), ForegroundWeightedBCE()(*batch))
 
 
 # --- kill and resume --------------------------------------------------------------------------------------------------

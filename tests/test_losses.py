@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.losses import DiceLoss
+from monai.losses import DiceLoss, MaskedDiceLoss
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses, positive_weight
+from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses, loss_over_known, positive_weight
 
 
 @pytest.fixture
@@ -93,15 +93,40 @@ def test_unknown_pixels_count_neither_in_the_ratio_nor_in_the_mean(crops):
     assert ForegroundWeightedBCE()(logits, target, known).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_negative_target_marks_an_unknown_pixel(crops):
+@pytest.mark.parametrize("weight", [1.0, 3.5])
+def test_a_loss_over_known_pixels_is_that_of_these_pixels_alone(crops, weight):
     logits, target = crops
     known = torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.3
-    loss = ForegroundWeightedBCE()
-    expected = loss(logits, target, known)
-    assert loss(logits, target.masked_fill(~known, -1)) == expected
-    half = known.clone()
-    half[..., :10] = True
-    assert loss(logits, target.masked_fill(~half, -1), known) == expected  # both ways of saying so together
+    alone = [part[known].reshape(1, 1, -1) for part in (logits, target)]
+    for loss in (ForegroundWeightedBCE(per="dataset", pos_weight=weight), DiceBCE(weight)):
+        torch.testing.assert_close(loss(logits, target, known), loss(*alone))
+        assert loss(logits, target, torch.ones_like(known)) == loss(logits, target)
+
+
+# --- any loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_takes_a_mask_gets_the_known_pixels(crops):
+    logits, target = crops
+    known = torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    ours = ForegroundWeightedBCE()
+    assert loss_over_known(ours, logits, target, known) == ours(logits, target, known)
+    logits = logits.clone().requires_grad_()
+    loss_over_known(MaskedDiceLoss(sigmoid=True), logits, target, known).backward()
+    assert (logits.grad[~known] == 0).all()
+    assert (logits.grad[known] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "loss", [DiceLoss(sigmoid=True), nn.BCEWithLogitsLoss(), lambda logits, target: logits.mean()], ids=str
+)
+def test_another_loss_gets_batches_without_unknown_pixels_only(crops, loss):
+    known = torch.ones_like(crops[1], dtype=torch.bool)
+    assert loss_over_known(loss, *crops, known) == loss_over_known(loss, *crops) == loss(*crops)
+    known[0, 0, 0, 0] = False
+    with pytest.raises(KWTLError, match="takes no known pixels") as error:
+        loss_over_known(loss, *crops, known)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [7.0, float("inf"), float("nan")])
@@ -229,7 +254,7 @@ def test_dice_bce_of_any_shape_and_mask_equals_the_definition(seed, shape):
     target = (torch.rand(shape, generator=generator) < torch.rand(1, generator=generator)).float()
     known = torch.rand(shape, generator=generator) < 0.7
     dice = dice_by_hand(logits, target, known)
-    found = {weight: DiceBCE(weight)(logits, target.masked_fill(~known, -1)).item() for weight in (None, "crop")}
+    found = {weight: DiceBCE(weight)(logits, target, known).item() for weight in (None, "crop")}
     if not known.any():
         assert found == {None: 0.0, "crop": 0.0}
         return
@@ -247,18 +272,18 @@ def test_unknown_pixels_have_no_gradient_in_dice_bce_even_where_the_target_is_wi
     loss.backward()
     assert (logits.grad[~known] == 0).all()
     assert (logits.grad[known] != 0).all()
-    assert loss == DiceBCE()(logits, target.masked_fill(~known, -1))
+    assert loss == DiceBCE()(logits, target, known)
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize(("value", "known"), [(0.0, True), (1.0, True), (1.0, False)])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_dice_bce_is_finite_on_unknown_empty_and_full_batches(value, scale):
+def test_dice_bce_is_finite_on_unknown_empty_and_full_batches(value, known, scale):
     logits = (torch.randn((2, 1, 9, 16), generator=torch.Generator().manual_seed(1)) * scale).requires_grad_()
-    loss = DiceBCE()(logits, torch.full_like(logits, value))
+    loss = DiceBCE()(logits, torch.full_like(logits, value), torch.full(logits.shape, known))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
-    if value < 0:
+    if not known:
         assert loss == 0
         assert (logits.grad == 0).all()
 
@@ -266,10 +291,10 @@ def test_dice_bce_is_finite_on_unknown_empty_and_full_batches(value, scale):
 @pytest.mark.parametrize("loss", [ForegroundWeightedBCE(), DiceBCE(), DiceBCE("crop")], ids=["bce", "dice", "both"])
 def test_sums_of_parts_of_a_batch_add_up_to_its_loss(crops, loss):
     logits, target = crops
-    target = target.masked_fill(torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.3, -1)
-    parts = sum(loss.sums(z, t) for z, t in zip(logits.split(3), target.split(3), strict=True))
-    torch.testing.assert_close(loss.of(parts), loss(logits, target))
-    assert LossOverProcesses(loss)(logits, target) == loss(logits, target)  # of one process
+    known = torch.rand(target.shape, generator=torch.Generator().manual_seed(2)) < 0.7
+    parts = sum(loss.sums(*part) for part in zip(logits.split(3), target.split(3), known.split(3), strict=True))
+    torch.testing.assert_close(loss.of(parts), loss(logits, target, known))
+    assert LossOverProcesses(loss)(logits, target, known) == loss(logits, target, known)  # of one process
 
 
 @pytest.mark.parametrize(

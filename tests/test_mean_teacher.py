@@ -153,7 +153,7 @@ class Both(nn.Module):
 def test_the_loss_is_that_of_labelled_crops_and_with_its_weight_that_of_sure_unlabelled_pixels(monkeypatch):
     # without strong views and boxes, all of it can be computed by hand
     monkeypatch.setattr(mean_teacher, "strong_view", lambda crop, rng: 255 - crop)
-    monkeypatch.setattr(mean_teacher, "cut_mix", lambda images, targets, rng: (images, targets))
+    monkeypatch.setattr(mean_teacher, "cut_mix", lambda images, targets, known, rng: (images, targets, known))
     torch.manual_seed(0)
     network = Both()
     support, pool = crops(1), crops(2, 3, seed=1)

@@ -42,6 +42,19 @@ def test_counts_and_ratios_are_those_of_a_loop_over_pixels(shape, density):
     assert found.dice == (2 * both + 1e-4) / (2 * both + only_prediction + only_label + 1e-4)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_unknown_pixels_are_not_counted(shape):
+    prediction, label = pair(shape, 5)
+    known = np.random.default_rng(6).random(shape) < 0.6
+    assert overlap(prediction, label, known) == overlap(prediction[known], label[known])
+    assert overlap(prediction, label, known).pixels == np.count_nonzero(known)
+    wild = np.where(known, label, ~label)  # whatever is there
+    assert overlap(prediction, wild, known) == overlap(prediction, label, known)
+    assert overlap(prediction, label, np.zeros(shape, bool)) == Overlap(0, 0, 0, 0)
+    with pytest.raises(ValueError, match="known mask"):
+        overlap(prediction, label, known[..., None])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_iou_is_that_of_monai_up_to_the_smoothing_term(seed):
     prediction, label = pair((37, 23), seed)

@@ -12,9 +12,13 @@ from monai_kwtl.strong_views import BOX, PSI, cut_mix, pseudo_target, strong_vie
 
 def test_labels_are_where_the_prediction_is_sure_and_nowhere_else():
     probability = torch.tensor([0.0, 0.03, 0.0499, 0.0501, 0.3, 0.5, 0.8999, 0.9001, 1.0])
-    assert pseudo_target(probability).tolist() == [0, 0, 0, -1, -1, -1, -1, 1, 1]
-    assert pseudo_target(probability, 0.5, 0.5).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
-    assert pseudo_target(probability.reshape(3, 1, 3, 1)).shape == (3, 1, 3, 1)
+    label, sure = pseudo_target(probability)
+    assert label.tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 1]
+    assert sure.tolist() == [True, True, True, False, False, False, False, True, True]
+    label, sure = pseudo_target(probability, 0.5, 0.5)
+    assert label.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert sure.all()
+    assert [part.shape for part in pseudo_target(probability.reshape(3, 1, 3, 1))] == [(3, 1, 3, 1)] * 2
 
 
 def grey(height=31, width=24, seed=0):
@@ -63,16 +67,17 @@ def test_a_strong_view_is_an_image_and_a_function_of_its_generator():
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 16), (5, 1, 31, 24), (3, 2, 7, 90), (2, 1, 1, 1)])
-def test_cut_mix_puts_a_box_of_one_other_crop_into_image_and_target_alike(shape):
+def test_cut_mix_puts_a_box_of_one_other_crop_into_image_target_and_known_alike(shape):
     count, _, height, width = shape
     images = torch.arange(count).float().reshape(-1, 1, 1, 1).expand(shape).contiguous()
     targets = 10 + images[:, :1]
-    before = images.clone(), targets.clone()
+    known = images[:, :1] == 0
+    before = images.clone(), targets.clone(), known.clone()
     for seed in range(20):
-        mixed, labels = cut_mix(images, targets, np.random.default_rng(seed))
-        assert torch.equal(images, before[0])
-        assert torch.equal(targets, before[1])
+        mixed, labels, where = cut_mix(images, targets, known, np.random.default_rng(seed))
+        assert all(torch.equal(*both) for both in zip((images, targets, known), before, strict=True))
         assert torch.equal(labels, 10 + mixed[:, :1])  # the same pixels from the same crop
+        assert torch.equal(where, mixed[:, :1] == 0)
         furthers = set()
         for index in range(count):
             other = mixed[index, 0] != index
@@ -90,7 +95,7 @@ def test_boxes_lie_everywhere_and_every_other_crop_is_taken():
     images = torch.zeros(4, 1, 20, 30) + torch.arange(4.0).reshape(4, 1, 1, 1)
     covered, partners = torch.zeros(20, 30), set()
     for seed in range(800):
-        mixed, _ = cut_mix(images, images, np.random.default_rng(seed))
+        mixed, *_ = cut_mix(images, images, images > 0, np.random.default_rng(seed))
         covered += (mixed[0, 0] != 0).float()
         partners |= set(mixed[0].unique().tolist())
     assert (covered > 0).all()
@@ -99,6 +104,7 @@ def test_boxes_lie_everywhere_and_every_other_crop_is_taken():
 
 def test_a_single_crop_is_not_mixed():
     images = torch.rand(1, 1, 8, 9)
-    mixed, labels = cut_mix(images, images, np.random.default_rng(0))
+    mixed, labels, known = cut_mix(images, images, images > 0.5, np.random.default_rng(0))
     assert torch.equal(mixed, images)
     assert torch.equal(labels, images)
+    assert torch.equal(known, images > 0.5)

@@ -148,6 +148,9 @@ def test_masks_of_other_values_are_foreground_and_said_once(kind, folder, pool, 
                              path if kind == "regions" else None)  # fmt: skip
     assert sum("all but 0 is taken for foreground" in message for message in caplog.messages) == 1
     assert support_hash(found) == support_hash(expected)
+    for entry in found:
+        assert set(np.unique(entry["label"])) == {0, 1}
+        assert kind == "whole" or not entry["label"][~entry["known"]].any()
 
 
 def test_masks_without_any_foreground_are_refused(folder, pool, tmp_path):
@@ -172,7 +175,7 @@ def train(support, steps=6):
     for step in range(steps):
         batch = dataset[step]
         optimizer.zero_grad()
-        loss(network(batch["image"]), batch["label"].masked_fill(~batch["known"], -1)).backward()
+        loss(network(batch["image"]), batch["label"], batch["known"]).backward()
         optimizer.step()
     return network.state_dict()
 

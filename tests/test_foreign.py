@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.failures import message_for_user
 from monai_kwtl.foreign import TRAINING_OPTIONS, check_data, harmless_knob, training_options
 from monai_kwtl.networks import FCRN
 from monai_kwtl.workflow import stage_workflow
@@ -102,3 +103,90 @@ def test_a_knob_that_is_code_ends_a_stage_before_it_is_read(value, tmp_path, mon
             stage_workflow(BUNDLE, "train", set_logging=False, **{name: value})
     assert os.listdir() == []
     assert harmless_knob("device", torch.device("cpu")) == torch.device("cpu")
+
+
+def leaves(document: object, path: tuple = ()) -> list[tuple]:
+    """Where the numbers and texts of a document stand."""
+    pairs = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    found = [leaf for key, value in pairs for leaf in leaves(value, (*path, key))]
+    return found if isinstance(document, dict | list) else [path]
+
+
+def changed(document: object, path: tuple, value: object) -> object:
+    copied = json.loads(json.dumps(document))
+    place = copied
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return copied
+
+
+@pytest.fixture(scope="module")
+def finished_round(tmp_path_factory):
+    """A folder of images with project.json, a selection, masks, and weights with their note."""
+    folder = tmp_path_factory.mktemp("round")
+    rng, images = np.random.default_rng(0), folder / "images"
+    for place in (images, folder / "masks"):
+        place.mkdir()
+        for number in range(2):
+            pixels = rng.integers(0, 2 if place.name == "masks" else 255, (40, 50)).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+    torch.save(FCRN(spatial_dims=2, in_channels=1, out_channels=1).state_dict(), folder / "w.pt")
+    common = {"set_logging": False, "dataset_dir": images, "device": "cpu", "amp": False}
+    stage_workflow(
+        BUNDLE, "select", **common, ckpt=folder / "w.pt", pretext="skip", output_dir=folder / "select", window=16,
+        step=8, strategy="top_k", tensorboard=False, report=False,
+    ).run()  # fmt: skip
+    stage_workflow(
+        BUNDLE, "train", **common, ckpt=folder / "w.pt", labels=folder / "masks", output_dir=folder / "train",
+        selection=folder / "select" / "selection.json", steps=1, crop=16, batch_size=1, tensorboard=False,
+    ).run()  # fmt: skip
+    assert json.loads((images / "project.json").read_text())["rounds"][0]["model"]
+    return folder
+
+
+@pytest.mark.parametrize("name", ["images/project.json", "select/selection.json", "train/model.json"])
+def test_files_that_a_stage_reads_are_not_code(name, finished_round, tmp_path):
+    made, path = tmp_path / "made", finished_round / name
+    original = path.read_text()
+    call = f"$__import__('pathlib').Path({str(made)!r}).touch()"
+    component = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(made)]}}
+    document, read = json.loads(original), 0
+    places = leaves(document)
+    try:
+        for place in places[:: max(1, len(places) // 12)]:
+            for value in (call, component, "%configs/train.json::steps"):
+                path.write_text(json.dumps(changed(document, place, value)))
+                try:
+                    workflow = stage_workflow(
+                        BUNDLE, "train", set_logging=False, dataset_dir=finished_round / "images", device="cpu",
+                        labels=finished_round / "masks", selection=finished_round / "select" / "selection.json",
+                    )  # fmt: skip
+                    for item in ("ckpt", "support", "settings"):
+                        workflow.parser.get_parsed_content(item)
+                    read += 1
+                except Exception as error:  # MONAI wraps ours
+                    assert message_for_user(error), error
+                assert not made.exists()
+    finally:
+        path.write_text(original)
+    assert read or name == "select/selection.json"
+
+
+def test_a_checkpoint_with_texts_in_it_is_no_code(tmp_path):
+    made = tmp_path / "made"
+    state = FCRN(spatial_dims=2, in_channels=1, out_channels=1).state_dict()
+    for content in (
+        {"model": state, "note": f"$open({str(made)!r}, 'w')"},
+        {**state, "x": f"$open({str(made)!r}, 'w')"},
+    ):
+        torch.save(content, tmp_path / "w.pt")
+        for ckpt in (tmp_path / "w.pt", tmp_path / f"$open({made.name!r}, 'w')"):
+            workflow = stage_workflow(BUNDLE, "train", set_logging=False, ckpt=ckpt, dataset_dir=tmp_path, device="cpu")
+            try:
+                workflow.parser.get_parsed_content("network")
+            except Exception as error:
+                assert message_for_user(error), error
+    assert not made.exists() and not Path(made.name).exists()

@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl.box import Box
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.report.pictures import PNG_EFFORT, colourise, for_display
 from monai_kwtl.scoring import CONSISTENCY_MEASURES, normalize, view_disagreements
@@ -24,8 +25,6 @@ __all__ = ["ViewMaps", "draw_selection", "panel"]
 
 Read = Callable[[Mapping[str, Any]], "np.ndarray | None"]
 GAP = 4  # pixels between the pictures of a panel
-
-Place = tuple[slice, slice]  # rows and columns of a region
 
 
 def panel(image: np.ndarray, probability: np.ndarray | None, maps: Sequence[np.ndarray], top: float) -> np.ndarray:
@@ -83,7 +82,7 @@ def draw_selection(
     read: Read,
     probability: Read,
     score: Read,
-    per_view: Callable[[np.ndarray, Place], Mapping[str, np.ndarray]] | None = None,
+    per_view: Callable[[np.ndarray, Box], Mapping[str, np.ndarray]] | None = None,
     most: int = 32,
     most_per_view: int = 8,
 ) -> None:
@@ -102,7 +101,7 @@ def draw_selection(
         read: from an item to its pixels, uint8 (1, H, W).
         probability: from an item to its foreground probability (H, W), or None.
         score: from an item to its score map (H, W), or None.
-        per_view: from an image, uint8 (1, H, W), and the place of a region to the score map of each view there, as
+        per_view: from an image, uint8 (1, H, W), and the box of a region to the score map of each view there, as
             :class:`ViewMaps` does; None draws none.
         most: regions drawn, best first.
         most_per_view: regions whose views are drawn.
@@ -120,13 +119,13 @@ def draw_selection(
         display = for_display(image)
         top = 0.0 if scored is None else float(np.quantile(scored, 0.999))
         for r in (r for r in drawn if (r.image, r.page) == key):
-            where = slice(r.y, r.y + r.height), slice(r.x, r.x + r.width)
+            where = r.box.slices
             tag = f"{r.rank:0{digits}d} {image_title(r.image, r.page)} x={r.x} y={r.y}"
             maps = [] if scored is None else [scored[where]]
             picture = panel(display[where], None if probable is None else probable[where], maps, top)
             _add_picture(writer, f"regions/{tag}", picture)
             if per_view is not None and r.rank <= most_per_view:
-                views = per_view(image, where)
+                views = per_view(image, r.box)
                 if not views:
                     continue
                 highest = max(float(np.quantile(v, 0.999)) for v in views.values())
@@ -147,17 +146,17 @@ class ViewMaps:
         self.scorer, self.exact, self.adapter = inferer.scorer, inferer.exact, adapter
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray, where: Place) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, box: Box) -> dict[str, np.ndarray]:
         """Return {name of the view: its binary cross-entropy with the image's prediction, (h, w)}; none of a slide.
 
         Args:
             image: uint8 (1, H, W).
-            where: rows and columns of the region.
+            box: the region.
         """
         if self.scorer.measure not in CONSISTENCY_MEASURES or image.size > LARGEST_MAP:
             return {}
         network, device = self.adapter.ready(), self.adapter.device
-        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
+        batch, where = torch.from_numpy(np.ascontiguousarray(image))[None].to(device), box.slices
         if self.exact:
             batch, where = batch[(..., *where)], (slice(None), slice(None))
         inferer = self.scorer.inferer

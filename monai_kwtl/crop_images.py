@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["Box", "CropImage", "cut", "draw_start"]
-
-
-class Box(NamedTuple):
-    """A rectangle of an image: top row, left column, rows, columns."""
-
-    y: int
-    x: int
-    height: int
-    width: int
-
-
-def cut(plane: np.ndarray, box: Box) -> np.ndarray:
-    """View of a rectangle of a plane (H, W), as far as it lies inside."""
-    return plane[box.y : box.y + box.height, box.x : box.x + box.width]
+__all__ = ["CropImage", "draw_start"]
 
 
 def draw_start(rng: np.random.Generator, start: int, length: int, size: int, shift: int, limit: int) -> int:
@@ -59,7 +46,7 @@ def _plane(values: Any) -> np.ndarray:
 def _boxes_of(known: np.ndarray) -> list[Box]:
     """Bounding boxes of the connected parts of a mask."""
     found = ndimage.find_objects(ndimage.label(known)[0])
-    return [Box(y.start, x.start, y.stop - y.start, x.stop - x.start) for y, x in found]
+    return [Box(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in found]
 
 
 @dataclass(frozen=True)
@@ -113,12 +100,12 @@ class CropImage:
                     f"the {what} of {name} is {plane.shape[1]} wide and {plane.shape[0]} high, the image "
                     f"{image.shape[1]} wide and {image.shape[0]} high; give a mask of the image's size."
                 )
-        boxes = [Box(0, 0, *image.shape)]
+        boxes = [Box(0, 0, image.shape[1], image.shape[0])]
         weights = [image.size]
         if known is not None and require_known:
             regions = item.get("regions")
-            boxes = _boxes_of(known) if regions is None else [Box(r.y, r.x, r.height, r.width) for r in regions]
-            weights = [int(cut(known, box).sum()) for box in boxes]
+            boxes = _boxes_of(known) if regions is None else [Box(r.x, r.y, r.width, r.height) for r in regions]
+            weights = [int(known[box.slices].sum()) for box in boxes]
             if regions is not None and (importance := item.get("importance")) is not None:
                 weights = [round(pixels * part) for pixels, part in zip(weights, importance, strict=True)]
         missing = [max(size - side, 0) for side in image.shape]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from monai_kwtl.crop_images import Box, CropImage, cut, draw_start
+from monai_kwtl.box import Box
+from monai_kwtl.crop_images import CropImage, draw_start
 from monai_kwtl.crop_places import PlaceBank
 from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError, check_whole_number
@@ -157,9 +158,9 @@ class CropDataset(Dataset):
         """Image, label and known pixels of one crop, (size, size) each."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, index)))
         number, y, x = self._place(step, index, rng)
-        source, box = self.images[number], Box(y, x, self.size, self.size)
-        known = np.ones((self.size, self.size), dtype=bool) if source.known is None else cut(source.known, box)
-        planes = [cut(source.image, box), cut(source.label, box), known]
+        source, box = self.images[number], Box(x, y, self.size, self.size)
+        known = np.ones((self.size, self.size), dtype=bool) if source.known is None else source.known[box.slices]
+        planes = [source.image[box.slices], source.label[box.slices], known]
         if self.augment:
             turns, flip = divmod(int(rng.integers(8)), 2)
             planes = [np.rot90(plane[:, ::-1] if flip else plane, turns) for plane in planes]
@@ -177,11 +178,11 @@ class CropDataset(Dataset):
 
     def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:
         """Known foreground pixels and known pixels of a crop."""
-        source, box = self.images[number], Box(y, x, self.size, self.size)
-        label = cut(source.label, box)
+        source, box = self.images[number], Box(x, y, self.size, self.size)
+        label = source.label[box.slices]
         if source.known is None:
             return int(np.count_nonzero(label)), label.size
-        known = cut(source.known, box)
+        known = source.known[box.slices]
         return int(np.count_nonzero(label[known])), int(np.count_nonzero(known))
 
     def _any_place(self, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -191,9 +192,9 @@ class CropDataset(Dataset):
         height, width = source.image.shape
         y = draw_start(rng, box.y, box.height, size, self.shift, height)
         x = draw_start(rng, box.x, box.width, size, self.shift, width)
-        if self.require_known and source.known is not None and not cut(source.known, Box(y, x, size, size)).any():
+        if self.require_known and source.known is not None and not source.known[Box(x, y, size, size).slices].any():
             # the known pixels do not fill their box, and the crop missed them all: put it around one of them
-            rows, columns = np.nonzero(cut(source.known, box))
+            rows, columns = np.nonzero(source.known[box.slices])
             pixel = int(rng.integers(len(rows)))
             y = draw_start(rng, box.y + int(rows[pixel]), 1, size, 0, height)
             x = draw_start(rng, box.x + int(columns[pixel]), 1, size, 0, width)
@@ -256,7 +257,7 @@ class GridCropDataset(CropDataset):
             grid = WindowGrid(box.height, box.width, window=size, step=step)
             for dy, dx in zip(grid.y.tolist(), grid.x.tolist(), strict=True):
                 y, x = min(box.y + dy, height - size), min(box.x + dx, width - size)
-                if source.known is None or cut(source.known, Box(y, x, size, size)).any():
+                if source.known is None or source.known[Box(x, y, size, size).slices].any():
                     yield number, y, x
 
     def _batch_bounds(self, step: int) -> tuple[int, int]:

@@ -36,12 +36,6 @@ class MaskRecord:
     selection_sha256: str
     source: str
 
-    @property
-    def place(self) -> tuple:
-        """What tells regions apart: image, page and box."""
-        region = self.region
-        return region.image, region.page, region.x, region.y, region.width, region.height
-
 
 def has_record(folder: str | os.PathLike | None) -> bool:
     """Whether a folder of masks says itself which regions they are of."""
@@ -73,9 +67,9 @@ def read_record(folder: str | os.PathLike) -> list[MaskRecord]:
             raise check.fail(f"{where}mask must be the name of a file in this folder, not {short(mask)}")
         sha256 = check.sha256(entry, "selection_sha256", where)
         record = MaskRecord(mask, region, sha256, check.get(entry, "source", str, where))
-        if record.place in places or mask.casefold() in masks:
+        if region.key in places or mask.casefold() in masks:
             raise check.fail(f"regions[{index}] repeats an earlier region or mask")
-        places.add(record.place)
+        places.add(region.key)
         masks.add(mask.casefold())
         records.append(record)
     return records

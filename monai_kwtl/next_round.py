@@ -29,10 +29,6 @@ __all__ = [
 logger = logging.getLogger("monai_kwtl")
 
 
-def _box(region: Region) -> tuple:
-    return region.image, region.page, region.x, region.y, region.width, region.height
-
-
 def taken_regions(
     items: Sequence[Mapping[str, Any]],
     labels: str | os.PathLike | None,
@@ -70,12 +66,12 @@ def taken_regions(
         labelled = [Region(0, i["name"], i["page"], i["sha256"], 0, 0, i["width"], i["height"], 0.0) for i in whole]
     if not labelled:
         raise KWTLError(f"{labels} holds no masks of these images: give the folder that kwtl import wrote")
-    done = {_box(region) for region in labelled}
+    done = {region.key for region in labelled}
     rounds = [] if dataset is None else read_project(dataset)
     if dataset is not None and rewritten is not None:
         path = relative(rewritten, dataset)
         rounds = [entry for entry in rounds if entry["masks"] or entry["selection"]["path"] != path]
-    handed = {_box(region): region for entry in rounds for region in regions_of(entry)}
+    handed = {region.key: region for entry in rounds for region in regions_of(entry)}
     open_regions = [
         region
         for box, region in handed.items()

@@ -45,7 +45,7 @@ def write_region_masks(
             raise KWTLError(f"there is no true mask of {region.image}; the simulated annotator needs labels.")
         if key not in labels:
             labels[key] = read_label(by_key[key])[0]
-        mask = labels[key][region.y : region.y + region.height, region.x : region.x + region.width]
+        mask = labels[key][region.box.slices]
         Image.fromarray(mask * 255).save(Path(folder) / name)
     return len(regions)
 
@@ -80,7 +80,7 @@ def reveal_masks(regions: Sequence[Region], items: Iterable[Mapping[str, Any]]) 
         image, truth = read_image(item), read_label(item)
         known = np.zeros(truth.shape, dtype=bool)
         for r in wanted[key]:
-            known[:, r.y : r.y + r.height, r.x : r.x + r.width] = True
+            known[(..., *r.box.slices)] = True
         found = {name: item[name] for name in ("name", "page", "sha256")}
         support.append({**found, "image": image, "label": truth * known, "known": known, "regions": wanted[key]})
     return support

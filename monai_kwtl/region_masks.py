@@ -211,7 +211,7 @@ def _selected_regions(item: Mapping, members: list, masks: MaskFolder) -> tuple[
     known = np.zeros(label.shape, dtype=bool)
     count = 0
     for region, stem in members:
-        inside = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
+        inside = region.box.slices
         mask = masks.read(stem, (region.height, region.width), f"the region of rank {region.rank}")
         if mask is None and whole is not None:
             mask = whole["label"][0][inside]

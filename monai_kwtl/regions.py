@@ -145,7 +145,7 @@ def feature_collection(regions: Iterable[Region]) -> dict[str, Any]:
     """
     features = []
     for region in regions:
-        left, top, right, bottom = region.x, region.y, region.x + region.width, region.y + region.height
+        left, top, right, bottom = region.box.corners
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [ring]}
         if region.page is not None:
@@ -184,7 +184,7 @@ def _write_crops(folder: Path, regions: list[Region], items: Iterable[Mapping], 
         except OSError as error:  # not to be taken for a folder that cannot be written
             raise KWTLError(f"the image {key[0]!r} cannot be read any more ({error}): is it still there?") from error
         for region, name in members:
-            crop = pixels[:, region.y : region.y + region.height, region.x : region.x + region.width]
+            crop = pixels[(..., *region.box.slices)]
             if crop.shape[1:] != (region.height, region.width):
                 size = f"{pixels.shape[1]} rows x {pixels.shape[2]} columns"
                 raise KWTLError(f"the region of rank {region.rank} leaves {region.image!r} ({size}): score it again")

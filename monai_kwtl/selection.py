@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
 from monai_kwtl.windows import WindowGrid
@@ -44,6 +45,16 @@ class Region:
     width: int
     height: int
     score: float
+
+    @property
+    def box(self) -> Box:
+        """Where it lies in its image."""
+        return Box(self.x, self.y, self.width, self.height)
+
+    @property
+    def key(self) -> tuple[str, int | None, int, int, int, int]:
+        """What tells regions apart, whatever their ranks and scores: image, page and box."""
+        return (self.image, self.page, *self.box)
 
 
 @dataclass(frozen=True)
@@ -192,7 +203,7 @@ def cover(scores: ImageScores, regions: Iterable[Region]) -> ImageScores:
         return scores
     covered = np.zeros((scores.grid.height, scores.grid.width), dtype=np.uint8)
     for r in mine:
-        covered[r.y : r.y + r.height, r.x : r.x + r.width] = 1
+        covered[r.box.slices] = 1
     return replace(scores, covered=scores.grid.cell_sums(covered)) if covered.any() else scores
 
 

@@ -164,12 +164,11 @@ def _check_together(regions: list[Region], check: Checker) -> None:
     boxes: dict[tuple, int] = {}
     hashes: dict[str, str] = {}
     for index, region in enumerate(regions):
-        box = (region.image, region.page, region.x, region.y, region.width, region.height)
         if ranks.setdefault(region.rank, index) != index:
             raise check.fail(f"regions[{index}].rank {region.rank} is also that of regions[{ranks[region.rank]}]")
         if region.rank > len(regions):
             raise check.fail(f"regions[{index}].rank is {region.rank}, but the ranks must run from 1 to {len(regions)}")
-        if boxes.setdefault(box, index) != index:
-            raise check.fail(f"regions[{index}] is the same region as regions[{boxes[box]}]")
+        if boxes.setdefault(region.key, index) != index:
+            raise check.fail(f"regions[{index}] is the same region as regions[{boxes[region.key]}]")
         if hashes.setdefault(region.image, region.image_sha256) != region.image_sha256:
             raise check.fail(f"regions[{index}].image_sha256 differs from that of an earlier region of the same image")

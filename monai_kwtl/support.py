@@ -102,7 +102,8 @@ def read_support(
         found |= {"image": read_image(item, rescale), "label": np.asarray(entry["label"])}
         if entry["known"] is not None and regions is not None:
             mine = [r for r in regions if (r.image, r.page) == (item["name"], item["page"])]
-            found |= {"known": entry["known"], "regions": [r for r in mine if _inside(entry["known"], r).any()]}
+            drawn = [r for r in mine if entry["known"][(..., *r.box.slices)].any()]
+            found |= {"known": entry["known"], "regions": drawn}
         support.append(found)
     if not any(entry["label"].any() for entry in support):
         raise KWTLError("no mask has any foreground: outline some cells, or check that the masks were exported right.")
@@ -126,10 +127,6 @@ def _first_page(path: Path) -> int | None:
             return file.sizes()[0][0]
     except UnreadableError:
         return None
-
-
-def _inside(plane: np.ndarray, region: Any) -> np.ndarray:
-    return plane[:, region.y : region.y + region.height, region.x : region.x + region.width]
 
 
 def support_hash(support: Sequence[Mapping[str, Any]]) -> str:

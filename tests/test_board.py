@@ -17,6 +17,7 @@ from stage_here import random_weights, run
 from torch import nn
 
 from monai_kwtl.board import ViewMaps, draw_selection, panel
+from monai_kwtl.box import Box
 from monai_kwtl.event_files import open_log
 from monai_kwtl.networks import FCRN
 from monai_kwtl.score_store import unpack
@@ -230,8 +231,8 @@ def test_without_maps_a_region_is_its_image(tmp_path):
 def test_the_best_are_drawn_and_each_image_is_read_once(tmp_path):
     asked = []
 
-    def per_view(image, where):
-        asked.append((image.shape, where))
+    def per_view(image, box):
+        asked.append((image.shape, box))
         return {"Inverted": np.ones((12, 16))}
 
     regions = make_regions(105)
@@ -244,14 +245,12 @@ def test_the_best_are_drawn_and_each_image_is_read_once(tmp_path):
     assert sorted(tag for tag in log.tags("images") if tag.startswith("views/")) == [
         f"views/{rank:03} {'ab'[(rank + 1) % 2]}.png x={rank} y=5: image, Inverted" for rank in (1, 2, 3)
     ]
-    assert sorted(asked, key=lambda call: call[1][1].start) == [
-        ((1, 30, 40), (slice(5, 17), slice(rank, rank + 16))) for rank in (1, 2, 3)
-    ]
+    assert sorted(asked) == [((1, 30, 40), Box(rank, 5, 16, 12)) for rank in (1, 2, 3)]
     assert log.histogram("score/selected windows").num == 105
 
 
 def test_a_measure_without_views_draws_none(tmp_path):
-    log, _ = drawn(tmp_path, make_regions(1), per_view=lambda image, where: {})
+    log, _ = drawn(tmp_path, make_regions(1), per_view=lambda image, box: {})
     assert log.tags("images") == ["regions/1 a.png x=1 y=5"]
 
 
@@ -287,7 +286,7 @@ def image(rng):
     return (ramp + rng.integers(10, 90, (131, 99))).clip(0, 230).astype(np.uint8)[None]
 
 
-WHERE = slice(40, 83), slice(35, 99)
+BOX = Box(x=35, y=40, width=64, height=43)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -298,19 +297,19 @@ WHERE = slice(40, 83), slice(35, 99)
 )
 def test_the_maps_add_up_to_the_score_of_the_region(network, image, settings, exact):
     scorer = ScoreMapInferer(**settings)
-    maps = ViewMaps(WindowScoreInferer(scorer, exact=exact), Ready(network))(image, WHERE)
+    maps = ViewMaps(WindowScoreInferer(scorer, exact=exact), Ready(network))(image, BOX)
     inputs = torch.from_numpy(image)[None]
     if exact:  # the region by itself
-        expected = scorer(inputs[..., WHERE[0], WHERE[1]], network)["score"][0, 0]
+        expected = scorer(inputs[..., 40:83, 35:99], network)["score"][0, 0]
     else:  # cut out of the map of the image
-        expected = scorer(inputs, network)["score"][0, 0][WHERE]
+        expected = scorer(inputs, network)["score"][0, 0, 40:83, 35:99]
     assert len(maps) == len(scorer.views)
     np.testing.assert_allclose(sum(maps.values()), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_maps_have_the_names_of_their_views(network, image):
     def names(views):
-        return list(ViewMaps(WindowScoreInferer(ScoreMapInferer(views=views)), Ready(network))(image, WHERE))
+        return list(ViewMaps(WindowScoreInferer(ScoreMapInferer(views=views)), Ready(network))(image, BOX))
 
     assert names("intensity") == ["AutoContrast", "Brightness", "Sharpness"]
     assert names("affine") == ["rotation 30 degrees", "translation 30 %"]
@@ -320,7 +319,7 @@ def test_the_maps_have_the_names_of_their_views(network, image):
 
 @pytest.mark.parametrize(("measure", "count"), [("jsd", 3), ("entropy", 0), ("mc_dropout", 0)])
 def test_only_a_measure_that_compares_views_has_maps(network, image, measure, count):
-    maps = ViewMaps(WindowScoreInferer(ScoreMapInferer(measure=measure)), Ready(network))(image, WHERE)
+    maps = ViewMaps(WindowScoreInferer(ScoreMapInferer(measure=measure)), Ready(network))(image, BOX)
     assert len(maps) == count
 
 
@@ -331,7 +330,7 @@ def test_the_cross_entropy_is_that_of_its_definition():
 
     pixels = np.arange(48, dtype=np.uint8).reshape(1, 6, 8) * 4
     scorer = ScoreMapInferer(views=[Brightness(1.3)])
-    (found,) = ViewMaps(WindowScoreInferer(scorer), Ready(Steep()))(pixels, (slice(1, 5), slice(2, 8))).values()
+    (found,) = ViewMaps(WindowScoreInferer(scorer), Ready(Steep()))(pixels, Box(2, 1, 6, 4)).values()
 
     def probability(grey):
         return 1 / (1 + np.exp(-2 * (grey / 255 - 0.5) / 0.5))

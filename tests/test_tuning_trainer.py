@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss, MaskedDiceLoss
+from stage_process import CONFIGS
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -92,3 +96,12 @@ def test_a_batch_that_says_nothing_of_known_pixels_is_known_everywhere():
     plain = crops()
     plain.__class__ = Plain
     assert torch.equal(tuned(DiceBCE(), plain), tuned(DiceBCE(), crops()))
+
+
+@pytest.mark.parametrize("files", [["train"], ["train", "semi_supervised_train"], ["pretext"]])
+def test_the_stages_train_with_known_pixels(files):
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / f"{name}.json" for name in files])
+    target = parser["trainer::_target_" if "trainer" in parser else "train::trainer::_target_"]
+    module, _, name = target.rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), TuningTrainer)

@@ -202,7 +202,7 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
     settings = case.cell_settings(key)
     document = {
         "settings": settings,
-        "selection": digest([(r.image, r.page, r.x, r.y, r.width, r.height) for r in regions]),
+        "selection": digest([r.key for r in regions]),
         "result": {**result, "device": device},
         "iou_of_test_images": [round(found.iou, 6) for found in overlaps],
         "times": times,

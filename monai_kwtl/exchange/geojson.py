@@ -62,7 +62,7 @@ def _outlines(predictions: Iterable[tuple[Region, np.ndarray]]) -> Iterator[dict
             # what sticks out of a region drawn before is a piece of a cell that was cut there
             new = [polygon for whole in new for polygon in _pieces(shapely.difference(whole, before))]
         drawn[region.page] += new
-        done[region.page].append(shapely.box(region.x, region.y, region.x + region.width, region.y + region.height))
+        done[region.page].append(shapely.box(*region.box.corners))
     for page, polygons in drawn.items():
         for polygon in polygons:
             geometry = shapely.geometry.mapping(polygon)
@@ -125,8 +125,8 @@ class _File:
         region = regions.get(int(match[1])) if match else None
         if region is None:
             raise self.fail(f"{where} has the class of a region, but its name {short(name)} is not that of one")
-        box = (region.x, region.y, region.x + region.width, region.y + region.height)
-        if shape is None or shape.is_empty or np.abs(np.subtract(shape.bounds, box)).max() > MOVED:
+        moved = None if shape is None or shape.is_empty else np.abs(np.subtract(shape.bounds, region.box.corners)).max()
+        if moved is None or moved > MOVED:
             raise self.fail(f"{where}: the rectangle of rank {region.rank} was moved, or is of another selection")
         return region
 

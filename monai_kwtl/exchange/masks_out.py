@@ -53,21 +53,21 @@ def write_masks(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise KWTLError(f"{output} is a file: give a folder for the masks with --output")
-    former = {record.place: record for record in read_record(output)} if has_record(output) else {}
-    owners = {record.mask.casefold(): record.place for record in former.values()}
+    former = {record.region.key: record for record in read_record(output)} if has_record(output) else {}
+    owners = {record.mask.casefold(): record.region.key for record in former.values()}
     records, new, stale = dict(former), {}, []
     for region, name in zip(regions, region_file_names(regions), strict=True):
         if region.rank not in chosen:
             continue
         record = MaskRecord(name, region, selection_sha256, source)
-        if record.place in former:
-            record = MaskRecord(former[record.place].mask, region, selection_sha256, source)
+        if record.region.key in former:
+            record = MaskRecord(former[record.region.key].mask, region, selection_sha256, source)
         else:  # another round may have used the name for another image
             spare = chain([name], (f"{name[:-4]}_{number}.png" for number in count(2)))
             free = next(candidate for candidate in spare if candidate.casefold() not in owners)
             record = MaskRecord(free, region, selection_sha256, source)
-            owners[free.casefold()] = record.place
-        records[record.place] = record
+            owners[free.casefold()] = record.region.key
+        records[record.region.key] = record
         there = output / record.mask
         # a mask of another file type under the same base name would be one too many
         stale += [path for path in _of_stem(output, there.stem) if path.name != there.name]

@@ -54,11 +54,7 @@ def predict_regions(
         key = region.image, region.page
         if key not in masks:
             masks[key] = predict(by_key[key])
-    return [number_objects(_cut(masks[region.image, region.page], region)) for region in regions]
-
-
-def _cut(mask: np.ndarray, region: Region) -> np.ndarray:
-    return mask[region.y : region.y + region.height, region.x : region.x + region.width]
+    return [number_objects(masks[region.image, region.page][region.box.slices]) for region in regions]
 
 
 def _from_folder(folder: Path, regions: Sequence[Region], items: Sequence[Item], by_key: Mapping) -> list[np.ndarray]:
@@ -71,7 +67,7 @@ def _from_folder(folder: Path, regions: Sequence[Region], items: Sequence[Item],
             whole = masks.of_image(by_key[region.image, region.page])
             if whole is None:
                 raise KWTLError(f"{folder} has no mask of {what}: name masks like the crops or the images")
-            mask = _cut(whole["label"][0], region)
+            mask = whole["label"][0][region.box.slices]
         found.append(number_objects(mask))
     return found
 

@@ -170,7 +170,7 @@ def _crops(
             key = r.image, r.page
             if key not in images:
                 images[key] = read_image(by_key[key], rescale)[0]
-            crops.append(images[key][r.y : r.y + r.height, r.x : r.x + r.width])
+            crops.append(images[key][r.box.slices])
         return crops
     crops = []
     for region, name in zip(regions, names, strict=True):

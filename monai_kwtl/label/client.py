@@ -147,7 +147,7 @@ def next_regions(
         score = float(entry["score"] or 0.0)
         regions.append(Region(rank, item["name"], item["page"], item["sha256"], *entry["bbox"], score))
     cost, read = cost_of(regions).as_dict(), partial(read_image)
-    rows = [(r.image, r.page, r.x, r.y, r.width, r.height, r.score) for r in regions]
+    rows = [(*r.key, r.score) for r in regions]
     overview_picture(folder / "what_to_label.png", regions=regions, items=items, read=read, cost=cost)
     made = {"strategy": strategy, "status": answer["status"], "client": client}
     budget = {"windows": count}
@@ -185,7 +185,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
     sent = 0
     for name, region in zip(region_file_names(regions), regions, strict=True):
         page = {} if region.page is None else {"page": region.page}
-        box = [region.x, region.y, region.width, region.height]
+        box = list(region.box)
         if base_name(name) in by_stem:
             params = {"region": box, "client_id": client, **page}
             server.put_label(image_id(region.image), by_stem[base_name(name)], params)
@@ -203,7 +203,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
             continue
         for page in pages:
             mine = [r for _, r in members if r.page == page]
-            params = {"regions": [[r.x, r.y, r.width, r.height] for r in mine], "client_id": client}
+            params = {"regions": [list(r.box) for r in mine], "client_id": client}
             server.put_label(image_id(image), path, params if page is None else {**params, "page": page})
             sent += len(mine)
     if not sent:

@@ -10,11 +10,12 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from monai_kwtl.box import Box
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.outlines import OUTLINE_SUFFIXES, read_outlines
 from monai_kwtl.label.ranking import taken_pixels
-from monai_kwtl.label.sidecar import Box, Lease
+from monai_kwtl.label.sidecar import Lease
 from monai_kwtl.readers import UnreadableError, read_pixels
 
 __all__ = ["MASK_SUFFIXES", "Imported", "import_label", "read_masks", "whole", "write_masks"]
@@ -205,7 +206,7 @@ def _mask(path: Path, item: Mapping[str, Any], asked: list[Box] | None, alone: b
         return read_label({**item, "label": str(path), "page": page})[0] > 0
     if asked is not None and len(asked) == 1 and size == (asked[0].height, asked[0].width):
         box, mask = asked[0], np.zeros((item["height"], item["width"]), dtype=bool)
-        mask[box.y : box.y + box.height, box.x : box.x + box.width] = read_label({"label": str(path), "page": page})[0]
+        mask[box.slices] = read_label({"label": str(path), "page": page})[0]
         return mask
     also = f", its region {asked[0].width} wide and {asked[0].height} high" if asked and len(asked) == 1 else ""
     raise KWTLError(

@@ -13,10 +13,10 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.coco import paint_cell, polygons_of
 from monai_kwtl.folders import base_name
-from monai_kwtl.label.sidecar import Box
 from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint
 from monai_kwtl.regions import CLASSIFICATION
 

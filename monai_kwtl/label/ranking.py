@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_kwtl.label.sidecar import Box
+from monai_kwtl.box import Box
 from monai_kwtl.selection import Budget, select_windows
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.windows import WindowGrid
@@ -29,8 +29,8 @@ class Pick(NamedTuple):
 def taken_pixels(shape: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
     """Bool (H, W): the pixels inside any of the boxes."""
     taken = np.zeros(shape, dtype=bool)
-    for x, y, width, height in boxes:
-        taken[y : y + height, x : x + width] = True
+    for box in boxes:
+        taken[box.slices] = True
     return taken
 
 

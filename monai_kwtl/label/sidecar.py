@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.score_store import SCORES, pack_maps, pack_scores, to_bytes, unpack, unpack_map, unpack_scores
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["SIDECAR_NAME", "Box", "Lease", "Scoring", "Sidecar"]
+__all__ = ["SIDECAR_NAME", "Lease", "Scoring", "Sidecar"]
 
 SIDECAR_NAME = "kwtl_scores.sqlite"
 _VERSION = 1
@@ -37,15 +38,6 @@ CREATE TABLE IF NOT EXISTS known (
     image TEXT NOT NULL, page INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, PRIMARY KEY (image, page, x, y, width, height)) WITHOUT ROWID;
 """
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels: column and row of its top left pixel, width and height."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 class Lease(NamedTuple):

@@ -60,7 +60,7 @@ def region_details(
             raise ValueError(f"{name} of {item['name']!r} has shape {np.shape(values)}, its image {image.shape}")
     result = {}
     for region in members:
-        inside = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
+        inside = region.box.slices
         result[region.rank] = Detail(
             np.array(shrink(image[inside], DETAIL)),  # copies, so that the whole image can go
             None if probability is None else outline_path(shrink(np.asarray(probability)[inside], DETAIL)),
@@ -107,7 +107,7 @@ def image_entry(item: Item, members: list[Region], colours: Mapping[int, str]) -
     """Describe a touched image: its boxes and, where they fit, their numbers, in image pixels."""
     unit = max(item["width"], item["height"]) / 300  # about one pixel of the page
     labels = [((7 + 7.5 * len(str(region.rank))) * unit, 15 * unit) for region in members]
-    boxes = [(region.x, region.y, region.width, region.height) for region in members]
+    boxes = [region.box for region in members]
     places = place_labels(boxes, (item["width"], item["height"]), labels)
     drawn = []
     for region, place, (width, height) in zip(members, places, labels, strict=True):

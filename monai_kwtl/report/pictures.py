@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from monai_kwtl.box import Box
+
 __all__ = [
     "PNG_EFFORT",
     "colourise",
@@ -200,12 +202,12 @@ def _polygon(points: np.ndarray) -> str:
 
 
 def place_labels(
-    boxes: Sequence[tuple[float, float, float, float]], size: tuple[float, float], label: Sequence[tuple[float, float]]
+    boxes: Sequence[Box], size: tuple[float, float], label: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float] | None]:
     """Places for the labels of boxes that may overlap heavily: inside a corner of the box, never on another label.
 
     Args:
-        boxes: (x, y, width, height), the most important first.
+        boxes: the most important first.
         size: (width, height) of the picture.
         label: (width, height) of each box's label.
 

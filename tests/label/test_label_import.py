@@ -7,9 +7,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.label_import import import_label, read_masks, write_masks
-from monai_kwtl.label.sidecar import Box, Lease
+from monai_kwtl.label.sidecar import Lease
 from monai_kwtl.regions import feature_collection
 from monai_kwtl.selection import Region
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from monai_kwtl.box import Box
 from monai_kwtl.label.ranking import best_images, best_regions, taken_pixels, unscored, without
-from monai_kwtl.label.sidecar import Box
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.windows import WindowGrid
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from monai_kwtl import __version__
 from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.distributed import connect, is_main_process, joined, local_rank, on_main_process, started_together
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.failures import message_for_user, one_line_errors
-from monai_kwtl.knobs import check_running_knobs, running, true_or_false
+from monai_kwtl.knobs import check_command_line, command_line
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
 
@@ -49,7 +48,10 @@ FROM_SCRATCH = (None, "random")
 
 
 def start(several: bool = False) -> None:
-    """Begin a stage: errors become one line, and options that are unknown or make no sense are refused.
+    """Begin a stage.
+
+    In a process of ``python -m monai.bundle`` errors become one line, and options that are unknown or make no sense are
+    refused; in Python :class:`monai_kwtl.workflow.StageWorkflow` does the latter, and the process stays as it is.
 
     Args:
         several: whether the configuration is one for several processes.
@@ -58,7 +60,8 @@ def start(several: bool = False) -> None:
         KWTLError: for such an option, or where ``torchrun`` has started several processes of a stage for one: each
             would do all the work, and all would write the same files.
     """
-    one_line_errors()
+    if command_line() is not None:
+        one_line_errors()
     if several or started_together() > 1:
         connect()
     if started_together() > 1 and not (several or joined()):
@@ -67,15 +70,18 @@ def start(several: bool = False) -> None:
             "multi_gpu file, where it has one, to --config_file (\"['a.json', 'multi_gpu_a.json']\"), or start it "
             "without torchrun."
         )
-    check_running_knobs()
+    check_command_line()
     keep_freed_memory()
 
 
 def bundle_root() -> str:
-    """Folder of the running bundle: that of the running config, else the current folder or ``bundles/kwtl``."""
-    workflow = running(ConfigWorkflow, "self")
-    if workflow is not None:
-        return str(Path(workflow.config_root_path).parent)
+    """Return the folder of the bundle: that of the command line's config, else the current one or ``bundles/kwtl``.
+
+    A ``StageWorkflow`` knows its own, and does not ask.
+    """
+    files = (command_line() or {}).get("config_file")
+    if files:
+        return str(Path(files if isinstance(files, str) else files[0]).parent.parent)
     return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
 
 

@@ -6,7 +6,9 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["KWTLError", "check_number", "check_whole_number"]
+__all__ = ["KWTLError", "check_number", "check_whole_number", "true_or_false"]
+
+_SPELLED = {"true": True, "false": False, "1": True, "0": False}
 
 
 class KWTLError(ValueError):
@@ -17,10 +19,26 @@ class KWTLError(ValueError):
     """
 
 
-def check_whole_number(name: str, value: Any, low: int) -> None:
-    """Raise a :class:`KWTLError` unless ``value`` is a whole number (of Python or NumPy), at least ``low``."""
+def true_or_false(value: Any, name: str) -> bool:
+    """Return an option as a truth value; command lines give ``true`` and ``false`` as text.
+
+    Raises:
+        KWTLError: for anything but true and false, their spellings in other cases, 0 and 1.
+    """
+    if str(value).lower() not in _SPELLED:
+        raise KWTLError(f"{name} must be true or false, got {value!r}.")
+    return _SPELLED[str(value).lower()]
+
+
+def check_whole_number(name: str, value: Any, low: int) -> int:
+    """Return ``value`` where it is a whole number (of Python or NumPy), at least ``low``.
+
+    Raises:
+        KWTLError: for anything else; text, truth values and 2.0 are no whole numbers.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise KWTLError(f"{name} must be a whole number, at least {low}, got {value!r}.")
+    return int(value)
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:

@@ -20,7 +20,7 @@ from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.summary import image_title
 from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.whole_files import written_whole
-from monai_kwtl.workflow import stage_workflow
+from monai_kwtl.workflow import StageWorkflow
 
 __all__ = ["auto_pretext", "choose_pseudo_label", "preview_sheet", "pseudo_labelled", "show_preview", "spread"]
 
@@ -207,9 +207,9 @@ def _tune(
     ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **knobs: Any
 ) -> str:
     """Run the pretext stage into a folder, where that is not done yet, and return the path of the weights."""
-    workflow = stage_workflow(
-        root,
-        "pretext",
+    workflow = StageWorkflow(
+        Path(root, "configs", "pretext.json"),
+        bundle_root=str(root),
         dataset_dir=str(dataset),
         output_dir=str(folder),
         ckpt=str(ckpt),
@@ -217,6 +217,7 @@ def _tune(
         overwrite=True,
         **knobs,
     )
+    workflow.initialize()
     weights = folder / "model.pt"
     # asked before the run, which reads all images first
     if workflow.parser.get_parsed_content("checkpoint").finished(weights):

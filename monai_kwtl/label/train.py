@@ -23,7 +23,7 @@ from monai_kwtl.label.sidecar import Sidecar
 from monai_kwtl.label.studies import Studies, image_id
 from monai_kwtl.selection import Region, cost_of
 from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.workflow import stage_workflow
+from monai_kwtl.workflow import StageWorkflow
 
 __all__ = ["KWTLTrain", "labelled_regions"]
 
@@ -128,10 +128,10 @@ class KWTLTrain(TrainTask):
             last = request.get("from_last") in (True, "true")
             knobs = self.settings.training() | {name: request[name] for name in KNOBS if request.get(name) is not None}
             try:
-                stage_workflow(
-                    self.app_dir,
-                    "train",
-                    set_logging=False,
+                workflow = StageWorkflow(
+                    Path(self.app_dir, "configs", "train.json"),
+                    logging_file=False,
+                    bundle_root=str(self.app_dir),
                     dataset_dir=str(self.studies.folder),
                     labels=str(Path(datastore._datastore.label_path(FINAL))),
                     selection=str(selection),
@@ -140,7 +140,9 @@ class KWTLTrain(TrainTask):
                     overwrite=True,
                     tensorboard=True,
                     **knobs,
-                ).run()
+                )
+                workflow.initialize()
+                workflow.run()
             except Exception as error:  # MONAI wraps those of a config in its own
                 message = message_for_user(error)
                 if message is None:

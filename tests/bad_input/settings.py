@@ -135,7 +135,7 @@ WEIGHTS = [
     case("train", "unknown option --learningrate; did you mean --learning_rate?", learningrate=0.1),
     case(
         "select",
-        "unknown option --zzz; the knobs are described in bundles/kwtl/configs/select.json under _desc_.",
+        "unknown option --zzz; the options are described in bundles/kwtl/configs/select.json under _desc_.",
         zzz=1,
     ),
     case("select", "exact must be true or false, got 'maybe'.", exact="maybe"),

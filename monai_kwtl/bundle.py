@@ -36,7 +36,9 @@ __all__ = [
     "not_finite",
     "one_line_errors",
     "place",
+    "project_folder",
     "score_settings",
+    "scoring_settings",
     "start",
     "start_sha256",
     "true_or_false",
@@ -243,8 +245,39 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: 
     return Place(dataset, output)
 
 
+def project_folder(place: Place, project: bool | str = True) -> Path | None:
+    """Return the folder whose ``project.json`` a stage reads and writes; None where ``project`` is false."""
+    return place.dataset if true_or_false(project, "project") else None
+
+
 def _holds_images(folder: Path) -> bool:
     return any(has_suffix(path, SUFFIXES) for path in folder.iterdir())
+
+
+def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> dict[str, Any]:
+    """Return how windows are scored, as ``selection.json`` says it.
+
+    Args:
+        inferer: the :class:`~monai_kwtl.window_inferer.WindowScoreInferer`.
+        adapter: the :class:`~monai_kwtl.adaptation.BatchNormAdapter` that has the network.
+        weights: path of its weights.
+    """
+    scorer = inferer.scorer
+    return {
+        "network": type(adapter.network).__name__,
+        "model_sha256": file_sha256(weights),
+        "adapt_norm": adapter.adapt,
+        "rescale": adapter.rescale,
+        "measure": scorer.measure,
+        "views": scorer.kind_of_views,
+        "psi": scorer.psi,
+        "weighted": scorer.weighted,
+        "window": inferer.window,
+        "step": inferer.step,
+        "contrast": inferer.contrast,
+        "exact": inferer.exact,
+        "bfloat16": scorer.inferer.uses_amp(adapter.device),
+    }
 
 
 def score_settings(

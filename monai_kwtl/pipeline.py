@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import ScaleIntensityRange
 from torch import nn
 
 from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.bundle import choose_device, scoring_settings, versions
+from monai_kwtl.bundle import versions
 from monai_kwtl.data import DECODE_LIMIT, load_pool, read_image, read_label
 from monai_kwtl.flips import flipped
 from monai_kwtl.inferers import TiledInferer, tile_within
@@ -20,17 +21,18 @@ from monai_kwtl.network_choice import grey_range, load_network
 from monai_kwtl.presets import choose_strategy
 from monai_kwtl.regions import write_selection as write_files
 from monai_kwtl.score_store import pack_scores
-from monai_kwtl.scoring import ScoreMapInferer, normalize
+from monai_kwtl.scoring import ScoreMapInferer
 from monai_kwtl.selection import Budget, Region, cost_of, cover
 from monai_kwtl.selection import select_regions as choose_regions
 from monai_kwtl.slides import Slide
-from monai_kwtl.strategies import FEATURE_STRATEGIES, STRATEGIES, ImageScores
+from monai_kwtl.strategies import ImageScores
 from monai_kwtl.summary import window_rows
 from monai_kwtl.window_inferer import WindowScoreInferer
 
 __all__ = [
     "adapt",
     "evaluate",
+    "foreground",
     "grey_range",
     "load_network",
     "load_pool",
@@ -46,6 +48,8 @@ __all__ = [
 ]
 
 Item = Mapping[str, Any]
+
+_SCALE = ScaleIntensityRange(0, 255, -1, 1)  # as inference.json and evaluate.json have it
 
 
 def tiles(
@@ -64,7 +68,9 @@ def tiles(
         max_memory: GiB that limit the tile where none is given.
         device: that computes; says what the usual tile is.
     """
-    return flipped(TiledInferer(tile=tile_within(max_memory, device, tile=tile), amp=amp), flips)
+    if max_memory is not None:
+        tile = tile_within(max_memory, device, tile=tile)
+    return flipped(TiledInferer(tile=tile, amp=amp), flips)
 
 
 def window_scorer(
@@ -168,9 +174,7 @@ def score(
     found = []
     for item in pool:
         output = score_item(item, network, scorer, rescale)
-        found.append(
-            ImageScores(item["name"], item["page"], item["sha256"], output["grid"], **pack_scores(output))
-        )
+        found.append(ImageScores(item["name"], item["page"], item["sha256"], output["grid"], **pack_scores(output)))
     return found
 
 
@@ -263,7 +267,7 @@ def logits_of(image: np.ndarray, network: nn.Module, inferer: Any = None) -> np.
         network: for inference, on the device that computes.
         inferer: as of :func:`tiles`.
     """
-    inputs = normalize(torch.from_numpy(image)[None].to(_device_of(network)))
+    inputs = torch.as_tensor(_SCALE(image))[None].to(_device_of(network))
     return (tiles() if inferer is None else inferer)(inputs, network).float()[0, 0].cpu().numpy()
 
 
@@ -303,7 +307,4 @@ def evaluate(
     rescale: Sequence[float] | None = None,
 ) -> list[Overlap]:
     """Compare the masks of labelled images with their labels, at full resolution; arguments as of :func:`segment`."""
-    return [
-        overlap(mask, read_label(item)[0])
-        for item, mask in segment(pool, network, threshold, inferer, rescale)
-    ]
+    return [overlap(mask, read_label(item)[0]) for item, mask in segment(pool, network, threshold, inferer, rescale)]

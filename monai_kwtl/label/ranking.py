@@ -72,18 +72,19 @@ def _box(scores: ImageScores, window: int) -> Box:
 
 
 def best_regions(
-    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
+    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "balanced", seed: int = 0
 ) -> list[Pick]:
     """The next regions of a pool, best first.
 
     Regions are chosen by one of :data:`monai_kwtl.strategies.STRATEGIES`, one after the other, each where it is not
-    mostly taken, by those before it as well.
+    mostly taken, by those before it as well. ``balanced`` chooses among windows that nothing taken touches, where all
+    scores have features; where none of those is left, or there are no features, ``coverage`` goes on.
 
     Args:
         pool: the images.
         taken: boxes of each image.
         count: how many at most.
-        strategy: ``coverage``, or ``random``, for which scores need not mean anything.
+        strategy: ``balanced``, ``coverage``, or ``random``, for which scores need not mean anything.
         seed: of random choice.
 
     Returns:
@@ -91,6 +92,12 @@ def best_regions(
     """
     boxes = [list(one) for one in taken]
     picks: list[Pick] = []
+    if strategy == "balanced":
+        picks, strategy = _balanced(pool, boxes, count, seed), "coverage"
+        for pick in picks:
+            boxes[pick.image].append(pick.box)
+        if len(picks) == count:
+            return picks
     left = _allowed(pool, boxes)
     if not any((shares > MOSTLY_TAKEN).any() for _, shares in left):
         return picks
@@ -107,6 +114,21 @@ def best_regions(
         if len(picks) == count:
             break
     return picks
+
+
+def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, seed: int) -> list[Pick]:
+    if any(scores.features is None for scores in pool):
+        return []
+    covered = []
+    for scores, boxes in zip(pool, taken, strict=True):
+        grid = scores.grid
+        pixels = grid.cell_sums(taken_pixels((grid.height, grid.width), boxes)) if boxes else None
+        covered.append(replace(scores, covered=pixels))
+    count = min(count, sum(int(scores.free.sum()) for scores in covered))
+    if not count:
+        return []
+    chosen = select_windows(covered, "balanced", Budget(windows=count), seed)
+    return [Pick(n, _box(pool[n], window), float(pool[n].window_scores[window])) for n, window in chosen]
 
 
 def best_images(

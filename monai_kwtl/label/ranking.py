@@ -16,6 +16,7 @@ from monai_kwtl.windows import WindowGrid
 __all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
 
 MOSTLY_TAKEN = 0.5  # a window of which more is taken than this share is not offered
+TOGETHER = 10  # windows that are compared with the pool together
 
 
 class Pick(NamedTuple):
@@ -93,9 +94,11 @@ def best_regions(
     boxes = [list(one) for one in taken]
     picks: list[Pick] = []
     if strategy == "balanced":
-        picks, strategy = _balanced(pool, boxes, count, seed), "coverage"
-        for pick in picks:
-            boxes[pick.image].append(pick.box)
+        strategy = "coverage"
+        while further := _balanced(pool, boxes, seed)[: count - len(picks)]:
+            picks += further
+            for pick in further:
+                boxes[pick.image].append(pick.box)
         if len(picks) == count:
             return picks
     left = _allowed(pool, boxes)
@@ -116,7 +119,8 @@ def best_regions(
     return picks
 
 
-def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, seed: int) -> list[Pick]:
+def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], seed: int) -> list[Pick]:
+    """The next regions by ``balanced``, the same however many are asked for; none where none is left untouched."""
     if any(scores.features is None for scores in pool):
         return []
     covered = []
@@ -124,11 +128,25 @@ def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count
         grid = scores.grid
         pixels = grid.cell_sums(taken_pixels((grid.height, grid.width), boxes)) if boxes else None
         covered.append(replace(scores, covered=pixels))
-    count = min(count, sum(int(scores.free.sum()) for scores in covered))
+    count = min(TOGETHER, sum(int(scores.free.sum()) for scores in covered))
     if not count:
         return []
-    chosen = select_windows(covered, "balanced", Budget(windows=count), seed)
-    return [Pick(n, _box(pool[n], window), float(pool[n].window_scores[window])) for n, window in chosen]
+    picks: list[Pick] = []
+    for number, window in select_windows(covered, "balanced", Budget(windows=count), seed):
+        box = _box(pool[number], window)
+        if any(pick.image == number and _touch(pick.box, box) for pick in picks):
+            break  # from here on they overlap
+        picks.append(Pick(number, box, float(pool[number].window_scores[window])))
+    return picks
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return (
+        one.x < other.x + other.width
+        and other.x < one.x + one.width
+        and one.y < other.y + other.height
+        and other.y < one.y + one.height
+    )
 
 
 def best_images(

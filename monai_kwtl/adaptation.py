@@ -14,7 +14,9 @@ from torch import nn
 
 from monai_kwtl.data import DECODE_LIMIT, read_image
 from monai_kwtl.distributed import gathered, share
+from monai_kwtl.errors import true_or_false
 from monai_kwtl.feature_strategies import evenly
+from monai_kwtl.inferers import autocast_choice
 from monai_kwtl.networks import pad_to_multiple
 from monai_kwtl.normalization import (
     batch_norm_layers,
@@ -126,8 +128,8 @@ class BatchNormAdapter:
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         device: where the network lives.
         limit: how many images the statistics are averaged over, of those parts that :func:`pool_sample` chooses.
-        amp: whether the statistics are measured under bfloat16 autocast, best as the network will be run; None: where
-            the device multiplies bfloat16 natively.
+        amp: whether the statistics are measured under bfloat16 autocast, best as the network will be run; None or
+            ``auto``: where the device multiplies bfloat16 natively.
     """
 
     def __init__(
@@ -138,10 +140,11 @@ class BatchNormAdapter:
         rescale: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
         limit: int = 32,
-        amp: bool | None = False,
+        amp: bool | str | None = False,
     ) -> None:
-        self.network, self.items, self.adapt = network, items, adapt
-        self.rescale, self.device, self.limit, self.amp = rescale, device, limit, amp
+        self.network, self.items = network, items
+        self.adapt = adapt if adapt == "transductive" else true_or_false(adapt, "adapt_norm")
+        self.rescale, self.device, self.limit, self.amp = rescale, device, limit, autocast_choice(amp)
         self._ready: nn.Module | None = None
 
     def fit(self) -> None:

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from monai_kwtl import __version__
 from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.distributed import connect, is_main_process, joined, local_rank, on_main_process, started_together
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.failures import message_for_user, one_line_errors
-from monai_kwtl.knobs import check_running_knobs, running, true_or_false
+from monai_kwtl.knobs import check_command_line, command_line
 from monai_kwtl.readers import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
 
@@ -37,7 +36,9 @@ __all__ = [
     "not_finite",
     "one_line_errors",
     "place",
+    "project_folder",
     "score_settings",
+    "scoring_settings",
     "start",
     "start_sha256",
     "true_or_false",
@@ -49,7 +50,10 @@ FROM_SCRATCH = (None, "random")
 
 
 def start(several: bool = False) -> None:
-    """Begin a stage: errors become one line, and options that are unknown or make no sense are refused.
+    """Begin a stage.
+
+    In a process of ``python -m monai.bundle`` errors become one line, and options that are unknown or make no sense are
+    refused; in Python :class:`monai_kwtl.workflow.StageWorkflow` does the latter, and the process stays as it is.
 
     Args:
         several: whether the configuration is one for several processes.
@@ -58,7 +62,8 @@ def start(several: bool = False) -> None:
         KWTLError: for such an option, or where ``torchrun`` has started several processes of a stage for one: each
             would do all the work, and all would write the same files.
     """
-    one_line_errors()
+    if command_line() is not None:
+        one_line_errors()
     if several or started_together() > 1:
         connect()
     if started_together() > 1 and not (several or joined()):
@@ -67,15 +72,18 @@ def start(several: bool = False) -> None:
             "multi_gpu file, where it has one, to --config_file (\"['a.json', 'multi_gpu_a.json']\"), or start it "
             "without torchrun."
         )
-    check_running_knobs()
+    check_command_line()
     keep_freed_memory()
 
 
 def bundle_root() -> str:
-    """Folder of the running bundle: that of the running config, else the current folder or ``bundles/kwtl``."""
-    workflow = running(ConfigWorkflow, "self")
-    if workflow is not None:
-        return str(Path(workflow.config_root_path).parent)
+    """Return the folder of the bundle: that of the command line's config, else the current one or ``bundles/kwtl``.
+
+    A ``StageWorkflow`` knows its own, and does not ask.
+    """
+    files = (command_line() or {}).get("config_file")
+    if files:
+        return str(Path(files if isinstance(files, str) else files[0]).parent.parent)
     return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
 
 
@@ -237,8 +245,39 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: 
     return Place(dataset, output)
 
 
+def project_folder(place: Place, project: bool | str = True) -> Path | None:
+    """Return the folder whose ``project.json`` a stage reads and writes; None where ``project`` is false."""
+    return place.dataset if true_or_false(project, "project") else None
+
+
 def _holds_images(folder: Path) -> bool:
     return any(has_suffix(path, SUFFIXES) for path in folder.iterdir())
+
+
+def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> dict[str, Any]:
+    """Return how windows are scored, as ``selection.json`` says it.
+
+    Args:
+        inferer: the :class:`~monai_kwtl.window_inferer.WindowScoreInferer`.
+        adapter: the :class:`~monai_kwtl.adaptation.BatchNormAdapter` that has the network.
+        weights: path of its weights.
+    """
+    scorer = inferer.scorer
+    return {
+        "network": type(adapter.network).__name__,
+        "model_sha256": file_sha256(weights),
+        "adapt_norm": adapter.adapt,
+        "rescale": adapter.rescale,
+        "measure": scorer.measure,
+        "views": scorer.kind_of_views,
+        "psi": scorer.psi,
+        "weighted": scorer.weighted,
+        "window": inferer.window,
+        "step": inferer.step,
+        "contrast": inferer.contrast,
+        "exact": inferer.exact,
+        "bfloat16": scorer.inferer.uses_amp(adapter.device),
+    }
 
 
 def score_settings(

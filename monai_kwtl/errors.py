@@ -19,10 +19,15 @@ class KWTLError(ValueError):
     """
 
 
-def check_whole_number(name: str, value: Any, low: int) -> None:
-    """Raise a :class:`KWTLError` unless ``value`` is a whole number (of Python or NumPy), at least ``low``."""
+def check_whole_number(name: str, value: Any, low: int) -> int:
+    """Return ``value`` where it is a whole number (of Python or NumPy), at least ``low``.
+
+    Raises:
+        KWTLError: for anything else; text, truth values and 2.0 are no whole numbers.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise KWTLError(f"{name} must be a whole number, at least {low}, got {value!r}.")
+    return int(value)
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:

@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from monai_kwtl.data import describe_label_values
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
@@ -99,8 +99,9 @@ class EvaluationSaver:
         self.items, self.output_dir = list(items), Path(output_dir)
         self._unfinished = self.output_dir / ".errors.unfinished"
         self.created_with = dict(created_with or {})
-        self.overlays, self.tensorboard = overlays, tensorboard
-        if (self.output_dir / SUMMARY_NAME).exists() and not overwrite:
+        self.overlays = true_or_false(overlays, "overlays")
+        self.tensorboard = true_or_false(tensorboard, "tensorboard")
+        if (self.output_dir / SUMMARY_NAME).exists() and not true_or_false(overwrite, "overwrite"):
             raise KWTLError(
                 f"{self.output_dir / SUMMARY_NAME} already exists: choose another --output_dir or add --overwrite true"
             )

@@ -16,13 +16,14 @@ from monai_kwtl.score_tiles import latent_and_logits, padded_tiles
 from monai_kwtl.slides import ImageInMemory, Slide
 from monai_kwtl.windows import WindowGrid, block_sums
 
-__all__ = ["WindowMeans", "window_features"]
+__all__ = ["WindowMeans", "has_latent", "window_features"]
 
 _MOST_BYTES = 3 << 29  # of the sums over cells
 _GROUP = 64  # channels that are summed up over windows at once
 
 
-def _has_latent(network: nn.Module) -> bool:
+def has_latent(network: nn.Module) -> bool:
+    """Return whether windows can be described by what a network computes on the way."""
     return all(hasattr(network, part) for part in ("features", "decoder", "head", "stride"))
 
 
@@ -51,7 +52,7 @@ class WindowMeans:
     """
 
     def __init__(self, height: int, width: int, network: nn.Module, grid: WindowGrid, inferer: TiledInferer) -> None:
-        if not _has_latent(network):
+        if not has_latent(network):
             raise KWTLError(f"{type(network).__name__} has no latent to compare windows by; choose another --strategy.")
         self.grid, self.stride = grid, stride_of(network, inferer.stride)
         missing = [-size % self.stride for size in (height, width)]

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import nn
 
-__all__ = ["FlippedInferer"]
+from monai_kwtl.errors import true_or_false
+
+__all__ = ["FlippedInferer", "flipped"]
+
+
+def flipped(inferer: Inferer, flips: bool | str = True) -> Inferer:
+    """Return a :class:`FlippedInferer` over ``inferer`` where ``flips`` is true, else ``inferer`` itself."""
+    return FlippedInferer(inferer) if true_or_false(flips, "flips") else inferer
 
 
 class FlippedInferer(Inferer):

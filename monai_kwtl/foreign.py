@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.errors import KWTLError, check_number
-from monai_kwtl.knobs import true_or_false
+from monai_kwtl.errors import KWTLError, check_number, true_or_false
 
-__all__ = ["TRAINING_OPTIONS", "check_data", "harmless_knob", "training_options"]
+__all__ = ["TRAINING_OPTIONS", "check_data", "harmless", "training_options"]
 
 DEEPEST = 20  # nested lists and objects; a label's regions need three
 MOST_VALUES = 100_000
@@ -72,22 +71,22 @@ def check_data(value: Any, what: str) -> Any:
     return value
 
 
-def harmless_knob(name: str, value: Any) -> Any:
-    """Return a value as it may override a knob of a config.
+def harmless(**options: Any) -> dict[str, Any]:
+    """Return options as they may override those of a config.
 
     MONAI evaluates texts, lists and objects, so these must be data. Paths must come as :class:`pathlib.Path`, which it
     passes on as they are: a folder ``$x`` or ``a#b`` is then meant as it is written.
 
     Args:
-        name: of the knob.
-        value: for it.
+        options: of a stage, by name.
 
     Raises:
         KWTLError: as :func:`check_data`.
     """
-    if isinstance(value, os.PathLike):
-        return Path(value)
-    return check_data(value, name) if isinstance(value, (str, list, tuple, Mapping)) else value
+    for name, value in options.items():
+        if isinstance(value, (str, list, tuple, Mapping)):
+            check_data(value, name)
+    return {name: Path(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

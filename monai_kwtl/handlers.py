@@ -20,12 +20,13 @@ from monai_kwtl.allocator import give_back_freed_memory
 from monai_kwtl.board import draw_selection
 from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.event_files import open_log, remove_log
 from monai_kwtl.project import check_noted
 from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
+from monai_kwtl.rounds import curve_of, note_selection
 from monai_kwtl.score_store import ScoreStore
 from monai_kwtl.selection import Budget, Cost, Region, check_free, cost_of, cover, select_regions
 from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
@@ -127,7 +128,7 @@ def checked_budget(
 def check_request(
     items: Sequence[Mapping[str, Any]],
     output_dir: str | os.PathLike,
-    overwrite: bool,
+    overwrite: bool | str,
     strategy: str,
     budget: float | None,
     budget_windows: int | None,
@@ -153,7 +154,7 @@ def check_request(
     if taken and strategy != "coverage":
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
-        check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
+        check_output(output_dir, true_or_false(overwrite, "overwrite"), parts=("scores", "pretext", "tensorboard"))
         if noted_in is not None:
             check_noted(noted_in)
     return True
@@ -177,7 +178,9 @@ class SelectionSaver:
         report: whether to write ``what_to_label.png`` and ``report.html``.
         tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
         taken: regions that are labelled or handed out already and are left out.
-        rounds: the curve of the rounds so far, as ``monai_kwtl.rounds.curve`` gives it, for the report.
+        noted_in: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note of the
+            selection; None: of none.
+        per_view: as in :func:`monai_kwtl.board.draw_selection`, for TensorBoard.
 
     Raises:
         KWTLError: at once for a bad budget or strategy, a budget larger than the pool, or an output that cannot be
@@ -195,21 +198,24 @@ class SelectionSaver:
         strategy: str = "top_k",
         seed: int = 0,
         created_with: Mapping[str, Any] | None = None,
-        overwrite: bool = False,
+        overwrite: bool | str = False,
         rescale: Sequence[float] | None = None,
-        report: bool = True,
-        tensorboard: bool = True,
+        report: bool | str = True,
+        tensorboard: bool | str = True,
         taken: Sequence[Region] = (),
-        rounds: Sequence[Mapping[str, Any]] = (),
+        noted_in: str | os.PathLike | None = None,
+        per_view: Callable[..., Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         self.budget = checked_budget(items, store.window, store.step, strategy, budget, budget_windows, budget_pixels)
         self.items, self.store, self.output_dir = list(items), store, Path(output_dir)
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
-        self.overwrite, self.report, self.tensorboard = overwrite, report, tensorboard
-        self.taken, self.rounds = tuple(taken), list(rounds)
+        self.overwrite, self.report = true_or_false(overwrite, "overwrite"), true_or_false(report, "report")
+        self.tensorboard = true_or_false(tensorboard, "tensorboard")
+        self.taken, self.noted_in, self.per_view = tuple(taken), noted_in, per_view
+        self.rounds = [] if noted_in is None else curve_of(noted_in)
         self.read = partial(read_image, rescale=rescale)
         if is_main_process():
-            check_output(self.output_dir, overwrite)
+            check_output(self.output_dir, self.overwrite)
 
     @property
     def unscored(self) -> list[Mapping[str, Any]]:
@@ -219,10 +225,17 @@ class SelectionSaver:
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator that scores images."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def __call__(self, engine: Engine) -> None:
         """Keep the scores of the image just done."""
         self.store.put(engine.state.batch, engine.state.output["pred"])
+
+    def _finish(self, engine: Engine) -> None:
+        """Select; where nothing was scored now, the views are not drawn for pictures alone."""
+        self.save(self.per_view if engine.state.iteration else None)
+        if self.noted_in is not None:
+            note_selection(True, self.noted_in, self.output_dir / "selection.json")
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select, write every file and log the table of regions and the cost.

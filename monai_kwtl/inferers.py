@@ -12,8 +12,20 @@ from torch import nn
 from monai_kwtl.allocator import freed_memory_is_kept
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
+from monai_kwtl.tiling import exact_halo
 
-__all__ = ["AutocastInferer", "Tile", "TiledInferer", "autocast_choice", "native_bfloat16", "stride_of", "tile_within"]
+__all__ = [
+    "LARGEST_WHOLE",
+    "AutocastInferer",
+    "Tile",
+    "TiledInferer",
+    "autocast_choice",
+    "native_bfloat16",
+    "stride_of",
+    "tile_within",
+]
+
+LARGEST_WHOLE = 1 << 23  # pixels of an image that a network which cannot be tiled is run on
 
 
 def native_bfloat16(device: torch.device | str) -> bool:
@@ -63,12 +75,16 @@ class TiledInferer(Inferer):
     no smaller than the reach of the network, no pixel of the result knows that there were tiles. MONAI's sliding
     window blends overlapping tiles instead, and so depends on where they lie.
 
+    A network whose prediction of a part is not that of the whole, whatever the margin, is run on whole images, up to
+    ``LARGEST_WHOLE`` pixels.
+
     Args:
         tile: largest side, in pixels, of what the network sees at once without its margin; rounded down to a multiple
             of the stride. None: 384 on CPUs, whose caches hold the layers of such a tile, but 1024 where freed memory
             is kept (:mod:`monai_kwtl.allocator`), and 1536 elsewhere. Memory grows with its square: about 0.6 GiB per
             batch item for FCRN at 1536.
-        halo: margin in pixels, rounded up to a multiple of the stride. FCRN's prediction of a pixel reaches 23 px.
+        halo: margin in pixels, rounded up to a multiple of the stride; None: found by
+            :func:`monai_kwtl.tiling.exact_halo`, 24 for FCRN.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
         amp: whether the network runs under bfloat16 autocast; None or ``"auto"``: where the device multiplies bfloat16
             natively (see :func:`native_bfloat16`). The logits are float32 again.
@@ -78,12 +94,17 @@ class TiledInferer(Inferer):
     """
 
     def __init__(
-        self, tile: int | None = None, halo: int = 24, stride: int | None = None, amp: bool | str | None = False
+        self,
+        tile: int | None = None,
+        halo: int | None = None,
+        stride: int | None = None,
+        amp: bool | str | None = False,
     ) -> None:
         super().__init__()
         if tile is not None:
             check_whole_number("tile", tile, stride or 1)
-        check_whole_number("halo", halo, 0)
+        if halo is not None:
+            check_whole_number("halo", halo, 0)
         self.tile, self.halo, self.stride, self.amp = tile, halo, stride, autocast_choice(amp)
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -101,7 +122,7 @@ class TiledInferer(Inferer):
         stride = stride_of(network, self.stride)
         padded = pad_to_multiple(inputs, stride)
         result: torch.Tensor | None = None
-        for tile in self.tiles(*padded.shape[2:], stride, padded.device):
+        for tile in self.tiles(*padded.shape[2:], network, padded.device):
             logits = self.forward(padded[(..., *tile.seen)], network, *args, **kwargs)[(..., *tile.within)]
             if logits.shape[2:] == padded.shape[2:]:
                 result = logits
@@ -122,24 +143,44 @@ class TiledInferer(Inferer):
         """Whether the network runs under bfloat16 autocast on a device."""
         return native_bfloat16(device) if self.amp is None else self.amp
 
-    def tiles(self, height: int, width: int, stride: int, device: torch.device | str = "cpu") -> Iterator[Tile]:
+    def halo_of(self, network: nn.Module, device: torch.device | str) -> int | None:
+        """Return the margin around a tile, a multiple of the stride; None where no margin makes tiles exact."""
+        stride = stride_of(network, self.stride)
+        halo = exact_halo(network, stride, device) if self.halo is None else self.halo
+        return None if halo is None else -(-halo // stride) * stride
+
+    def tiles(self, height: int, width: int, network: nn.Module, device: torch.device | str = "cpu") -> Iterator[Tile]:
         """Cut a padded image into as few tiles as possible, all of one size but for the last of a row and a column.
 
         Of even size, because a narrow rest would be mostly margin, and for narrow images oneDNN adds up in another
         order.
 
         Args:
-            height: rows, a multiple of the stride.
+            height: rows, a multiple of the network's stride.
             width: columns, likewise.
-            stride: of the network.
+            network: that will see them.
             device: that computes.
 
         Yields:
             The tiles, row by row.
+
+        Raises:
+            KWTLError: where the network cannot be run in tiles, and the image is too large for it as a whole.
         """
+        stride = stride_of(network, self.stride)
         tile = _usual_tile(device) if self.tile is None else self.tile
         largest = max(tile // stride, 1) * stride
-        halo = -(-self.halo // stride) * stride
+        halo: int | None = 0
+        if height > largest or width > largest:
+            halo = self.halo_of(network, device)
+        if halo is None:
+            if height * width > LARGEST_WHOLE:
+                raise KWTLError(
+                    f"{type(network).__name__} predicts a part of an image otherwise than the whole, as networks with "
+                    f"instance or group normalisation do, and {height} x {width} pixels are too many for the whole; "
+                    "use smaller images, or a network with batch normalisation."
+                )
+            largest, halo = max(height, width), 0
         sizes = [-(-length // -(-length // largest) // stride) * stride for length in (height, width)]
         for top in range(0, height, sizes[0]):
             for left in range(0, width, sizes[1]):
@@ -164,14 +205,16 @@ class TiledInferer(Inferer):
         Returns:
             Logits, shape (N, out, rows, columns).
         """
-        stride = stride_of(network, self.stride)
+        stride, halo = stride_of(network, self.stride), self.halo_of(network, inputs.device)
+        if halo is None:
+            return self(inputs, network)[:, :, rows, columns]
         padded = pad_to_multiple(inputs, stride)
         inner, outer = [], []
         for part, size in zip((rows, columns), inputs.shape[2:], strict=True):
             before = -size % stride // 2  # as pad_to_multiple has it
             start, stop = part.start + before, part.stop + before
-            first = max(0, start - self.halo) // stride * stride
-            outer.append(slice(first, -(-(stop + self.halo) // stride) * stride))
+            first = max(0, start - halo) // stride * stride
+            outer.append(slice(first, -(-(stop + halo) // stride) * stride))
             inner.append(slice(start - first, stop - first))
         return self(padded[:, :, outer[0], outer[1]], network)[:, :, inner[0], inner[1]]
 
@@ -187,7 +230,9 @@ def _usual_tile(device: torch.device | str) -> int:
     return 1024 if freed_memory_is_kept() else 384
 
 
-def tile_within(max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24) -> int:
+def tile_within(
+    max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24, tile: int | None = None
+) -> int:
     """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
 
     Args:
@@ -195,6 +240,7 @@ def tile_within(max_memory: float | None = None, device: torch.device | str = "c
             as the usual tile takes.
         device: that computes.
         halo: margin around the tile, in pixels.
+        tile: taken as it is where it is given.
 
     Returns:
         Pixels, a multiple of 16, at most those of the usual tile.
@@ -202,6 +248,8 @@ def tile_within(max_memory: float | None = None, device: torch.device | str = "c
     Raises:
         KWTLError: when it is no such number.
     """
+    if tile is not None:
+        return tile
     if max_memory is None:
         return _usual_tile(device)
     pixels = (check_number("max_memory", max_memory, 0.8) * 2**30 - _PROCESS) / _PIXEL

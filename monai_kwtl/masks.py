@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.file_names import safe_stems
 from monai_kwtl.whole_files import written_whole
 
@@ -66,7 +66,7 @@ class MaskSaver:
         self.names = mask_file_names(items)
         self.output_dir = Path(output_dir)
         there = [name for name in self.names.values() if (self.output_dir / name).exists()]
-        if there and not overwrite:
+        if there and not true_or_false(overwrite, "overwrite"):
             raise KWTLError(
                 f"{self.output_dir} already holds masks such as {there[0]}: choose another --output_dir "
                 "or add --overwrite true"

@@ -124,9 +124,9 @@ def _axes(channel: str, sides: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _tensors() -> dict[str, Any]:
+def _tensors(stride: int) -> dict[str, Any]:
     """Input and output as rdf.yaml describes them; their test tensors are missing."""
-    size = {"size": {"min": MIN_SIDE, "step": FCRN().stride}}
+    size = {"size": {"min": MIN_SIDE, "step": stride}}
     same = {axis: {"size": {"tensor_id": "image", "axis_id": axis}, "halo": HALO} for axis in "yx"}
     return {
         "inputs": [
@@ -212,7 +212,7 @@ def write_model_package(
         "weights.pt": state.getvalue(),
         "weights-torchscript.pt": script,
     }
-    tensors = _tensors()
+    tensors = _tensors(network.stride)
     tensors["inputs"][0]["test_tensor"] = _reference("test_input.npy", contents["test_input.npy"])
     tensors["outputs"][0]["test_tensor"] = _reference("test_output.npy", contents["test_output.npy"])
     description = {
@@ -231,7 +231,11 @@ def write_model_package(
         "weights": {
             "pytorch_state_dict": {
                 **_reference("weights.pt", contents["weights.pt"]),
-                "architecture": {**_reference("networks.py", contents["networks.py"]), "callable": "FCRN"},
+                "architecture": {
+                    **_reference("networks.py", contents["networks.py"]),
+                    "callable": "FCRN",
+                    "kwargs": {name: value for name, value in network.definition.items() if name != "_target_"},
+                },
                 "pytorch_version": facts["torch_version"],
                 "dependencies": {"source": "environment.yaml"},
             },

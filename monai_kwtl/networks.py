@@ -91,6 +91,15 @@ class FCRN(nn.Module):
         if len(features) < 2:
             raise ValueError(f"features needs at least two entries, got {tuple(features)}.")
         self.stride = 2 ** (len(features) - 1)
+        self.definition = {  # what is noted beside its weights
+            "_target_": "monai_kwtl.networks.FCRN",
+            "spatial_dims": spatial_dims,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "features": list(features),
+            "norm": norm,
+            "dropout": dropout,
+        }
         conv, transposed = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
         pool = Pool[Pool.MAX, spatial_dims]
 

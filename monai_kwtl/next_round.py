@@ -18,6 +18,7 @@ from monai_kwtl.selection import Region
 from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
 
 __all__ = [
+    "own_weights",
     "predicting_weights",
     "project_folder",
     "scoring_weights",
@@ -82,24 +83,40 @@ def taken_regions(
     return labelled + open_regions
 
 
-def scoring_weights(labels: str | os.PathLike | None, dataset: str | os.PathLike | None, own: str) -> str:
-    """The weights that score a selection: in a further round those of the last training that are still there.
+def own_weights(bundle_root: str | os.PathLike) -> str:
+    """Return the path of the weights that a bundle ships."""
+    return os.path.join(bundle_root, "models", WEIGHTS_NAME)
+
+
+def scoring_weights(
+    labels: str | os.PathLike | None,
+    dataset: str | os.PathLike | None,
+    own: str,
+    ckpt: str | os.PathLike | None = None,
+) -> str:
+    """Return the weights that score a selection: in a further round those of the last training that are still there.
 
     Args:
         labels: None: this is a first round.
         dataset: folder whose ``project.json`` tells of the trainings; None: of none.
         own: weights to take otherwise.
+        ckpt: taken instead of all these where it is given.
     """
+    if ckpt is not None:
+        return str(ckpt)
     return own if labels is None else _last_model(dataset, own, "scores")
 
 
-def predicting_weights(dataset: str | os.PathLike | None, own: str) -> str:
-    """The weights that segment images: those of the last training on masks of these images that are still there.
+def predicting_weights(dataset: str | os.PathLike | None, own: str, ckpt: str | os.PathLike | None = None) -> str:
+    """Return the weights that segment images: of the last training on masks of these images that are still there.
 
     Args:
         dataset: folder whose ``project.json`` tells of the trainings; None: of none.
         own: weights to take where there are none.
+        ckpt: taken instead of all these where it is given.
     """
+    if ckpt is not None:
+        return str(ckpt)
     try:
         return _last_model(dataset, own, "predicts")
     except KWTLError as error:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.features import has_latent
 from monai_kwtl.strategies import FEATURE_STRATEGIES
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["PRESETS", "default_strategy", "preset_value"]
+__all__ = ["PRESETS", "choose_strategy", "default_strategy", "preset_value"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -66,3 +67,32 @@ def default_strategy(preset: Any, items: Sequence[Mapping[str, Any]], window: in
         )
         return "stratified_random"
     return strategy
+
+
+def choose_strategy(
+    strategy: str | None,
+    preset: Any,
+    items: Sequence[Mapping[str, Any]],
+    window: int,
+    step: int,
+    network: Any = None,
+) -> str:
+    """Return the strategy of a selection: as given, else :func:`default_strategy`.
+
+    A network without a latent cannot compare windows; where none is given, it gets ``stratified_random``.
+
+    Args:
+        strategy: None: none is given.
+        preset: as of :func:`default_strategy`.
+        items: as of :func:`default_strategy`.
+        window: as of :func:`default_strategy`.
+        step: as of :func:`default_strategy`.
+        network: that will score; None: one that has a latent.
+    """
+    if strategy is not None:
+        return strategy
+    found = default_strategy(preset, items, window, step)
+    if found in FEATURE_STRATEGIES and network is not None and not has_latent(network):
+        logger.info(f"strategy: stratified_random, as {type(network).__name__} has no latent to compare windows by")
+        return "stratified_random"
+    return found

@@ -17,11 +17,12 @@ from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.distributed import is_main_process, on_main_process
 from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
 from monai_kwtl.event_files import open_log
+from monai_kwtl.foreign import harmless
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.summary import image_title
 from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.whole_files import written_whole
-from monai_kwtl.workflow import stage_workflow
+from monai_kwtl.workflow import StageWorkflow
 
 __all__ = [
     "PseudoLabelPreview",
@@ -259,16 +260,13 @@ def _tune(
     ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **knobs: Any
 ) -> str:
     """Run the pretext stage into a folder, where that is not done yet, and return the path of the weights."""
-    workflow = stage_workflow(
-        root,
-        "pretext",
-        dataset_dir=Path(dataset),
-        output_dir=folder,
-        ckpt=Path(ckpt),
+    workflow = StageWorkflow(
+        Path(root, "configs", "pretext.json"),
+        **harmless(dataset_dir=Path(dataset), output_dir=folder, ckpt=Path(ckpt), **knobs),
         resume=True,
         overwrite=True,
-        **knobs,
     )
+    workflow.initialize()
     weights = folder / "model.pt"
     # asked before the run, which reads all images first
     if workflow.parser.get_parsed_content("checkpoint").finished():

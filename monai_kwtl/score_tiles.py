@@ -87,7 +87,7 @@ def _placed_tiles(
     sizes = (image.height, image.width)
     missing = [-size % stride for size in sizes]
     short = any(gap - gap // 2 >= size for gap, size in zip(missing, sizes, strict=True))
-    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), stride, image.device):
+    for tile in inferer.tiles(*(size + gap for size, gap in zip(sizes, missing, strict=True)), network, image.device):
         kept, read, inside, pads, within = [], [], [], [], []
         for axis, (size, gap) in enumerate(zip(sizes, missing, strict=True)):
             before = gap // 2

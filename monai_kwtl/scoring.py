@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.transforms import affine_views, intensity_views
 
@@ -215,7 +215,8 @@ class ScoreMapInferer(Inferer):
             self.views: Sequence[Callable] = views
         else:
             self.views = intensity_views(psi) if views == "intensity" else affine_views()
-        self.measure, self.weighted, self.passes, self.seed = measure, weighted, passes, seed
+        self.kind_of_views, self.psi = views if isinstance(views, str) else "other", psi
+        self.measure, self.weighted, self.passes, self.seed = measure, true_or_false(weighted, "weighted"), passes, seed
         self.inferer = TiledInferer() if inferer is None else inferer
 
     def view_logits(self, image: torch.Tensor, network: nn.Module, logits: torch.Tensor) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from monai_kwtl.cells import CellReduction
 from monai_kwtl.contrast import ContrastLevels, window_ranges
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.features import WindowMeans, window_features
 from monai_kwtl.score_tiles import ScoredTile, can_be_tiled, scored_tiles
 from monai_kwtl.scoring import ScoreMapInferer
@@ -75,10 +75,11 @@ class WindowScoreInferer(Inferer):
         super().__init__()
         WindowGrid(1, 1, window, step)  # refuses bad sizes before any work
         self.scorer, self.window, self.step = scorer, window, step
-        self.exact, self.batch_size, self.spacing, self.features = exact, batch_size, spacing, features
+        self.exact, self.contrast = true_or_false(exact, "exact"), contrast
+        self.batch_size, self.spacing, self.features = batch_size, spacing, features
         if contrast not in ("image", "window"):
             raise KWTLError(f"contrast must be image or window, got {contrast!r}.")
-        self.by_window = contrast == "window" and not exact
+        self.by_window = contrast == "window" and not self.exact
         stretched = [view for view in scorer.views if hasattr(view, "within")]
         if self.by_window and not (scorer.measure in ("soft", "hard") and stretched and can_be_tiled(scorer)):
             raise KWTLError(

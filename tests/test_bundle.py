@@ -148,6 +148,22 @@ def test_every_knob_is_used():
         assert not unused, f"{stage}: {unused}"
 
 
+def _expressions(part):
+    if isinstance(part, str):
+        return [part] if part.startswith("$") else []
+    values = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return [found for value in values for found in _expressions(value)]
+
+
+@pytest.mark.parametrize("stage", ["select", "inference", "evaluate"])
+def test_a_config_is_blocks_with_named_arguments_and_hardly_any_code(stage):
+    config = json.loads((CONFIGS / f"{stage}.json").read_text())
+    found = _expressions(config)
+    assert len(found) <= 20 and sum(map(len, found)) <= 900
+    assert config["run"] == ["$@evaluator.run()"]
+    assert all(isinstance(handler, str) and handler[1:] in config for handler in config["handlers"])
+
+
 @pytest.mark.parametrize(("name", "values"), [("strategy", STRATEGIES), ("measure", MEASURES)])
 def test_the_explanation_names_every_choice(name, values):
     words = json.loads((CONFIGS / "select.json").read_text())["_desc_"][name]

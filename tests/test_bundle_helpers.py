@@ -101,10 +101,10 @@ def test_ctrl_c_is_no_error(said):
     assert "stopped" in err and "Traceback" not in err and "error" not in err
 
 
-def test_a_stage_begins_with_both(monkeypatch):
+def test_a_stage_in_a_program_of_somebody_else_leaves_its_hooks(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    start()  # outside of a config there are no knobs to check
-    assert sys.excepthook is not sys.__excepthook__
+    start()
+    assert sys.excepthook is sys.__excepthook__
 
 
 # --- where it computes and writes -------------------------------------------------------------------------------------

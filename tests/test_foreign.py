@@ -13,9 +13,9 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.failures import message_for_user
-from monai_kwtl.foreign import TRAINING_OPTIONS, check_data, harmless_knob, training_options
+from monai_kwtl.foreign import TRAINING_OPTIONS, check_data, harmless, training_options
 from monai_kwtl.networks import FCRN
-from monai_kwtl.workflow import stage_workflow
+from monai_kwtl.workflow import StageWorkflow
 
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "kwtl"
 EVALUATED = ["$1 + 1", " $x", "@imports", "%configs/train.json::steps", "x.__class__", "\n@seed"]
@@ -73,6 +73,13 @@ def test_options_that_make_sense_pass_and_unknown_ones_name_the_nearest():
             training_options({name: 1})
 
 
+def stage_of(stage, **options):
+    """A stage of the bundle whose options came from outside."""
+    workflow = StageWorkflow(BUNDLE / "configs" / f"{stage}.json", logging_file=False, **harmless(**options))
+    workflow.initialize()
+    return workflow
+
+
 @pytest.mark.parametrize("name", ["$x", "@x", "%x", "a#b", "_target_", "${x}", "@#x"])
 def test_a_folder_of_any_name_reaches_a_stage_as_it_is_written(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -83,8 +90,8 @@ def test_a_folder_of_any_name_reaches_a_stage_as_it_is_written(name, tmp_path, m
         Image.fromarray(pixels).save(folder / "$a.png")
     os.rename(Path(name, "labels"), Path(f"{name}_masks"))
     torch.save(FCRN(spatial_dims=2, in_channels=1, out_channels=1).state_dict(), "$w.pt")
-    workflow = stage_workflow(
-        BUNDLE, "train", set_logging=False, dataset_dir=Path(name), labels=Path(f"{name}_masks"), ckpt=Path("$w.pt"),
+    workflow = stage_of(
+        "train", dataset_dir=Path(name), labels=Path(f"{name}_masks"), ckpt=Path("$w.pt"),
         output_dir=Path(f"{name}_out"), steps=1, crop=16, batch_size=1, tensorboard=False, device="cpu", amp=False,
     )  # fmt: skip
     assert [item["name"] for item in workflow.parser.get_parsed_content("pool")] == ["$a.png"]
@@ -100,9 +107,9 @@ def test_a_knob_that_is_code_ends_a_stage_before_it_is_read(value, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     for name in ("steps", "dataset_dir", "rescale", "device"):
         with pytest.raises(KWTLError, match=name):
-            stage_workflow(BUNDLE, "train", set_logging=False, **{name: value})
+            stage_of("train", **{name: value})
     assert os.listdir() == []
-    assert harmless_knob("device", torch.device("cpu")) == torch.device("cpu")
+    assert harmless(device=torch.device("cpu")) == {"device": torch.device("cpu")}
 
 
 def leaves(document: object, path: tuple = ()) -> list[tuple]:
@@ -134,13 +141,13 @@ def finished_round(tmp_path_factory):
             pixels = rng.integers(0, 2 if place.name == "masks" else 255, (40, 50)).astype(np.uint8)
             Image.fromarray(pixels).save(place / f"{number}.png")
     torch.save(FCRN(spatial_dims=2, in_channels=1, out_channels=1).state_dict(), folder / "w.pt")
-    common = {"set_logging": False, "dataset_dir": images, "device": "cpu", "amp": False}
-    stage_workflow(
-        BUNDLE, "select", **common, ckpt=folder / "w.pt", pretext="skip", output_dir=folder / "select", window=16,
+    common = {"dataset_dir": images, "device": "cpu", "amp": False}
+    stage_of(
+        "select", **common, ckpt=folder / "w.pt", pretext="skip", output_dir=folder / "select", window=16,
         step=8, strategy="top_k", tensorboard=False, report=False,
     ).run()  # fmt: skip
-    stage_workflow(
-        BUNDLE, "train", **common, ckpt=folder / "w.pt", labels=folder / "masks", output_dir=folder / "train",
+    stage_of(
+        "train", **common, ckpt=folder / "w.pt", labels=folder / "masks", output_dir=folder / "train",
         selection=folder / "select" / "selection.json", steps=1, crop=16, batch_size=1, tensorboard=False,
     ).run()  # fmt: skip
     assert json.loads((images / "project.json").read_text())["rounds"][0]["model"]
@@ -160,8 +167,8 @@ def test_files_that_a_stage_reads_are_not_code(name, finished_round, tmp_path):
             for value in (call, component, "%configs/train.json::steps"):
                 path.write_text(json.dumps(changed(document, place, value)))
                 try:
-                    workflow = stage_workflow(
-                        BUNDLE, "train", set_logging=False, dataset_dir=finished_round / "images", device="cpu",
+                    workflow = stage_of(
+                        "train", dataset_dir=finished_round / "images", device="cpu",
                         labels=finished_round / "masks", selection=finished_round / "select" / "selection.json",
                     )  # fmt: skip
                     for item in ("ckpt", "support", "settings"):
@@ -184,7 +191,7 @@ def test_a_checkpoint_with_texts_in_it_is_no_code(tmp_path):
     ):
         torch.save(content, tmp_path / "w.pt")
         for ckpt in (tmp_path / "w.pt", tmp_path / f"$open({made.name!r}, 'w')"):
-            workflow = stage_workflow(BUNDLE, "train", set_logging=False, ckpt=ckpt, dataset_dir=tmp_path, device="cpu")
+            workflow = stage_of("train", ckpt=ckpt, dataset_dir=tmp_path, device="cpu")
             try:
                 workflow.parser.get_parsed_content("network")
             except Exception as error:

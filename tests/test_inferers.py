@@ -71,7 +71,7 @@ def test_tiles_leave_no_trace(network, threads, height, width, tile, number):
     threads(number)
     x = images(1, 1, height, width)
     counted = Recorder(network, stride=8)
-    tiled = TiledInferer(tile=tile)(x, counted)
+    tiled = TiledInferer(tile=tile, halo=24)(x, counted)
     assert tiled.shape == (1, 2, height, width)
     assert len(counted.sizes) == -(-height // tile) * -(-width // tile)
     assert max(max(size) for size in counted.sizes) <= tile + 64
@@ -107,7 +107,7 @@ def test_a_region_is_cut_out_of_the_whole_without_predicting_it(rows, columns):
     torch.manual_seed(1)
     network = FCRN(features=(4, 8, 8, 16)).double().eval()
     x, counted = images(2, 1, 201, 103).double(), Recorder(network, stride=8)
-    part = TiledInferer().region(x, counted, slice(*rows), slice(*columns))
+    part = TiledInferer(halo=24).region(x, counted, slice(*rows), slice(*columns))
     whole = network(x)[:, :, slice(*rows), slice(*columns)]
     assert part.shape == whole.shape
     torch.testing.assert_close(part, whole, rtol=1e-13, atol=1e-14)

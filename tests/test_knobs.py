@@ -10,7 +10,7 @@ import pytest
 from stage_process import CONFIGS
 
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
-from monai_kwtl.knobs import _CHECKS, check_knobs
+from monai_kwtl.knobs import _CHECKS, check_knobs, checked_options
 
 STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json"]
 
@@ -53,7 +53,7 @@ def test_every_checked_name_is_a_knob_of_some_stage():
 )
 def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words):
     with pytest.raises(KWTLError, match=f"^{name} must be .*{words.removeprefix(name + ' must be ')}"):
-        check_knobs({"stage": "any", name: value})
+        check_knobs({"stage": "any", name: value}, {"flips": False, "report": True})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,32 @@ def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words
     ],
 )
 def test_what_makes_sense_passes(knobs):
-    check_knobs(knobs)
+    assert check_knobs(knobs).keys() == knobs.keys()
+
+
+def test_truth_values_are_typed_by_the_defaults_of_the_config_and_other_values_stay():
+    given = {"dataset_dir": "2023", "report": "False", "overwrite": 1, "amp": "true", "adapt_norm": "transductive"}
+    typed = checked_options(given | {"budget": 3, "network_def#features": [4, 8]}, CONFIGS / "select.json")
+    assert typed == given | {
+        "report": False,
+        "overwrite": True,
+        "amp": True,
+        "budget": 3,
+        "network_def#features": [4, 8],
+    }
+    assert type(typed["overwrite"]) is bool
+
+
+def test_options_of_other_stages_pass_only_in_an_overlay(tmp_path):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({"threshold": 140, "probability": 0.4}))
+    options = {"threshold": 140, "probability": 0.4}
+    assert checked_options(options, CONFIGS / "inference.json", str(overlay)) == {"probability": 0.4}
+    with pytest.raises(KWTLError, match="unknown option --threshold"):
+        checked_options(options, CONFIGS / "inference.json")
+    overlay.write_text(json.dumps({"treshold": 140}))
+    with pytest.raises(KWTLError, match="unknown option --treshold"):
+        checked_options({"treshold": 140}, CONFIGS / "inference.json", str(overlay))
 
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("FALSE", False), (0, False), (1, True), (True, True)])

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from stage_here import random_weights, run
 
+from monai_kwtl import pipeline
+from monai_kwtl.benchmark.stages import Bench
 from monai_kwtl.bundle import file_sha256
+from monai_kwtl.network_choice import make_network, network_note
+from monai_kwtl.selection import Budget
 from monai_kwtl.synthetic import make_pool
 
 QUICK = {"pretext": "skip", "window": 64, "step": 20, "report": "false", "tensorboard": "false"}
@@ -33,7 +40,7 @@ def chosen(place):
 
 def select(dataset, output, place, **knobs):
     """Run select and return the bytes of its selection.json."""
-    ended = run("select", dataset_dir=dataset, output_dir=output, ckpt=place / "model.pt", **QUICK | knobs)
+    ended = run("select", **{"dataset_dir": dataset, "output_dir": output, "ckpt": place / "model.pt"} | QUICK | knobs)
     assert ended.status == 0, ended.err
     return (output / "selection.json").read_bytes()
 
@@ -103,3 +110,75 @@ def test_training_from_scratch_knows_no_weights(place, tmp_path):
     assert notes[0] == notes[1]
     assert [note["start"] for note in notes] == [None, None, file_sha256(place / "model.pt")]
     assert notes[2]["sha256"] == notes[0]["sha256"]  # those of the file are random ones of the same seed
+
+
+# --- the same through Python and the benchmark ------------------------------------------------------------------------
+
+
+def in_python(place, output, strategy=None, **options):
+    """Score, select and write by the functions of the pipeline, as the bundle is asked to by QUICK."""
+    pool = pipeline.load_pool(place / "pool", with_labels=False)
+    network = pipeline.adapt(pipeline.load_network(place / "model.pt"), pool).ready()
+    scorer = pipeline.window_scorer(64, 20, features=True, **options)
+    scores = pipeline.score(pool, network, scorer)
+    found = pipeline.select_regions(scores, strategy)
+    pipeline.write_selection(output, found, pool, scores)
+    return pool, scores, found
+
+
+@pytest.mark.parametrize("strategy", [None, "top_k"])
+def test_python_chooses_what_the_bundle_chooses(place, tmp_path, strategy, one_thread):
+    given = {} if strategy is None else {"strategy": strategy}
+    of_bundle = select(place / "pool", tmp_path / "bundle", place, **given)
+    in_python(place, tmp_path / "python", strategy)
+    document = json.loads((tmp_path / "python" / "selection.json").read_text())
+    assert document["regions"] == json.loads(of_bundle)["regions"]
+    tables = [(tmp_path / name / "scores.csv").read_bytes() for name in ("bundle", "python")]
+    assert tables[0] == tables[1]
+
+
+def test_the_benchmark_scores_as_the_bundle_does(place, tmp_path, one_thread):
+    pool, scores, _ = in_python(place, tmp_path / "python")
+    bench = SimpleNamespace(case=SimpleNamespace(pool=pool), plan=SimpleNamespace(norm_images=32), amp=None)
+    settings = {"measure": "soft", "views": None, "psi": None, "weighted": False, "seed": None, "exact": False}
+    network = Bench.adapted(bench, pipeline.load_network(place / "model.pt"), "reestimated")
+    found = Bench.score_with(bench, network, settings | {"window": 64, "step": 20})
+    for one, other in zip(found, scores, strict=True):
+        assert np.array_equal(one.window_scores, other.window_scores) and np.array_equal(one.cells, other.cells)
+    budget = Budget(windows=4)
+    chosen = [pipeline.select_regions(each, "coverage", budget) for each in (found, scores)]
+    assert chosen[0] == chosen[1]
+
+
+def test_python_segments_and_measures_as_the_bundle_does(place, tmp_path, one_thread):
+    shared = {"dataset_dir": place / "pool", "ckpt": place / "model.pt"}
+    assert run("inference", output_dir=tmp_path / "masks", **shared).status == 0
+    assert run("evaluate", output_dir=tmp_path / "measured", tensorboard="false", **shared).status == 0
+    pool = pipeline.load_pool(place / "pool")
+    network = pipeline.adapt(pipeline.load_network(place / "model.pt"), pool).ready()
+    for item, mask in pipeline.segment(pool, network):
+        written = np.asarray(Image.open(tmp_path / "masks" / Path(item["name"]).name))
+        assert np.array_equal(mask, written == 255)
+    summary = json.loads((tmp_path / "measured" / "evaluation.json").read_text())["summary"]
+    ious = [found.iou for found in pipeline.evaluate(pool, network)]
+    assert np.mean(ious) == pytest.approx(summary["mean_iou"])
+
+
+def test_another_network_is_scored_and_segmented_by_the_note_beside_its_weights(place, tmp_path):
+    unet = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "features": [4, 4, 8, 8, 8, 4], "norm": "instance"}
+    network = make_network("monai.networks.nets.BasicUNet", **unet)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    note = {"network": network_note(network), "sha256": file_sha256(tmp_path / "model.pt")}
+    (tmp_path / "model.json").write_text(json.dumps(note))
+    document = json.loads(select(place / "pool", tmp_path / "out", place, ckpt=tmp_path / "model.pt"))
+    made = document["created_with"]
+    assert (made["network"], made["strategy"]) == ("BasicUNet", "stratified_random")
+    ended = run("inference", dataset_dir=place / "pool", output_dir=tmp_path / "masks", ckpt=tmp_path / "model.pt")
+    assert ended.status == 0, ended.err
+    pool = pipeline.load_pool(place / "pool", with_labels=False)
+    for item, mask in pipeline.segment(pool, network.eval(), inferer=pipeline.tiles(amp=False)):
+        inputs = torch.from_numpy(pipeline.read_image(item))[None].float() / 127.5 - 1
+        with torch.no_grad():
+            whole = network(torch.nn.functional.pad(inputs, (7, 7, 6, 6), mode="reflect"))[0, 0, 6:-6, 7:-7].numpy()
+        wrong = mask != (whole >= 0)
+        assert np.abs(whole[wrong]).max(initial=0.0) < 1e-3

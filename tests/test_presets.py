@@ -12,15 +12,17 @@ from monai_kwtl.strategies import STRATEGIES
 from monai_kwtl.support import loss_function
 
 SETTINGS = {"select": ("strategy",), "train": ("loss", "learning_rate", "falling_rate")}
+CHOSEN = {"strategy": "chosen_strategy"}  # where a part of the config chooses
 ITEMS = ({"height": 48, "width": 60},) * 3
 
 
 def settings_of(stage: str, **given: object) -> dict[str, object]:
     parser = ConfigParser()
     parser.read_config(CONFIGS / f"{stage}.json")
-    for name, value in {**({"pool": ITEMS} if stage == "select" else {}), **given}.items():
+    parts = {"pool": ITEMS, "chosen_strategy::network": None} if stage == "select" else {}
+    for name, value in {**parts, **given}.items():
         parser[name] = value
-    return {name: parser.get_parsed_content(name) for name in SETTINGS[stage]}
+    return {name: parser.get_parsed_content(CHOSEN.get(name, name)) for name in SETTINGS[stage]}
 
 
 def test_the_paper_is_one_option_away():

@@ -76,13 +76,20 @@ def test_scores_are_kept_as_they_come(pool, store, tmp_path):
     assert saver.unscored == pool
     engine = Engine(lambda engine, item: {"pred": output_of(item)})
     saver.attach(engine)
-    engine.run(pool[:2])
+    with pytest.raises(KWTLError, match="no scores, first 2.png; run the stage again"):
+        engine.run(pool[:2])
     assert saver.unscored == pool[2:]
     for item in pool[:2]:
         assert np.array_equal(store.get(item).window_scores, output_of(item)["window_scores"])
-    with pytest.raises(KWTLError, match="no scores, first 2.png; run the stage again"):
-        saver.save()
     assert not (tmp_path / "out" / "selection.json").exists()
+
+
+def test_the_selection_is_written_when_the_last_image_is_scored(pool, store, tmp_path):
+    saver = SelectionSaver(pool, store, tmp_path / "out", budget_windows=2, **PLAIN)
+    engine = Engine(lambda engine, item: {"pred": output_of(item)})
+    saver.attach(engine)
+    engine.run(pool)
+    assert len(json.loads((tmp_path / "out" / "selection.json").read_text())["regions"]) == 2
 
 
 def test_the_best_windows_are_written(pool, store, tmp_path, caplog):

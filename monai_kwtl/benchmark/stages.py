@@ -2,81 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer
 
-from monai_kwtl.adaptation import BatchNormAdapter
+from monai_kwtl import pipeline
 from monai_kwtl.balanced import covariates
 from monai_kwtl.benchmark.case import WEIGHED_BY, Case
 from monai_kwtl.benchmark.methods import VARIANTS
 from monai_kwtl.benchmark.store import Store, digest, grid_of
 from monai_kwtl.bundle import choose_device, load_weights
 from monai_kwtl.crops import CropDataset
-from monai_kwtl.data import read_image, read_label
+from monai_kwtl.data import read_image
 from monai_kwtl.engines import ReptileTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.features import window_features
-from monai_kwtl.flips import FlippedInferer
 from monai_kwtl.foreground import decision_threshold, foreground_share
 from monai_kwtl.importance import importance_weights
-from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.mean_teacher import unlabelled_images
-from monai_kwtl.metrics import Overlap, overlap
-from monai_kwtl.networks import FCRN
+from monai_kwtl.metrics import Overlap
+from monai_kwtl.network_choice import load_network, network_for
 from monai_kwtl.pipeline_tune import fit
 from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
-from monai_kwtl.scoring import ScoreMapInferer, normalize
 from monai_kwtl.sources import load_sources, source_crops
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.support import loss_function
 from monai_kwtl.tuning import crop_dataset
-from monai_kwtl.window_inferer import WindowScoreInferer
 
-__all__ = ["Bench", "predict"]
+__all__ = ["Bench"]
 
 _NORMS = {"reestimated": True, "running": False, "transductive": "transductive"}
 
 
-@torch.no_grad()
-def predict(
-    network: torch.nn.Module,
-    image: np.ndarray,
-    device: torch.device,
-    amp: bool | None,
-    flips: bool = False,
-    threshold: float = 0.5,
-) -> np.ndarray:
-    """Segment an image at full resolution.
-
-    Args:
-        network: for inference, on the device.
-        image: grey values, uint8 (1, H, W).
-        device: where to compute.
-        amp: as in :func:`monai_kwtl.pipeline_tune.fit`.
-        flips: whether the mean over eight flips and turns is taken.
-        threshold: probability in (0, 1) from which on a pixel is foreground.
-
-    Returns:
-        bool, shape (1, H, W).
-    """
-    inputs = normalize(torch.from_numpy(image)[None].to(device))
-    logits = inferer_of(amp, flips)(inputs, network)[0]
-    return (logits >= math.log(threshold / (1.0 - threshold))).cpu().numpy()
-
-
-def inferer_of(amp: bool | None, flips: bool) -> Inferer:
-    """How test images are run through a network; arguments as of :func:`predict`."""
-    inferer = TiledInferer(amp=amp)
-    return FlippedInferer(inferer) if flips else inferer
 
 
 class Bench:
@@ -94,21 +56,19 @@ class Bench:
         self.amp = None if self.config.amp == "auto" else bool(self.config.amp)
 
     def _network(self, kind: str, settings: Mapping[str, Any]) -> torch.nn.Module:
-        network = load_weights(FCRN(), self.store.path(kind, digest(settings)), self.device)
+        network = load_network(self.store.path(kind, digest(settings)), device=self.device)
         return network.to(memory_format=torch.channels_last)
 
     def adapted(self, network: torch.nn.Module, norm: str) -> torch.nn.Module:
         """The network for inference, with the batch-norm statistics that a variant wants."""
-        adapter = BatchNormAdapter(
-            network, self.case.pool, _NORMS[norm], device=self.device, limit=self.plan.norm_images
-        )
-        return adapter.ready()
+        limit = self.plan.norm_images
+        return pipeline.adapt(network, self.case.pool, _NORMS[norm], amp=self.amp, limit=limit).ready()
 
     def train_meta(self) -> None:
         """Meta-train on all sources, from ``ckpt`` or random weights."""
         settings, plan = self.case.meta_settings(), self.plan
         torch.manual_seed(settings["seed"])
-        network = load_weights(FCRN(), self.config.ckpt, self.device).to(memory_format=torch.channels_last)
+        network = load_weights(network_for(None), self.config.ckpt, self.device).to(memory_format=torch.channels_last)
         folders = [self.config.data / name for name, _ in settings["sources"]]
         sources = load_sources(folders, most=plan.meta_images)
         ReptileTrainer(
@@ -166,23 +126,18 @@ class Bench:
             network: for inference.
             settings: of the scores, as :meth:`Case.score_settings` has them.
         """
-        scorer = ScoreMapInferer(
+        scorer = pipeline.window_scorer(
+            settings["window"],
+            settings["step"],
             measure=settings["measure"],
             views=settings["views"] or "intensity",
             psi=settings["psi"] or 1.3,
             weighted=settings["weighted"],
+            exact=settings["exact"],
             seed=settings["seed"] or 0,
-            inferer=TiledInferer(amp=self.amp),
+            inferer=pipeline.tiles(amp=self.amp),
         )
-        inferer = WindowScoreInferer(scorer, settings["window"], settings["step"], exact=settings["exact"])
-        pool = []
-        for item in self.case.pool:
-            grid = grid_of(item, settings["window"], settings["step"])
-            image = torch.from_numpy(read_image(item))[None].to(self.device)
-            result = inferer(image, network)
-            names = ("window_scores", "cells", "foreground", "foreground_scores")
-            pool.append(replace(grid, **{name: result[name] for name in names}))
-        return pool
+        return pipeline.score(self.case.pool, network, scorer)
 
     def describe(self, variant: str, method: str) -> None:
         """Compute the features of every window of the pool."""
@@ -195,7 +150,7 @@ class Bench:
 
     def describe_with(self, network: torch.nn.Module, variant: str) -> list[np.ndarray]:
         """Features of the windows of each image of the pool, by a network for inference."""
-        inferer = TiledInferer(amp=self.amp)
+        inferer = pipeline.tiles(amp=self.amp)
         return [
             window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)
             for item, grid in zip(self.case.pool, self.grids(variant), strict=True)
@@ -232,7 +187,7 @@ class Bench:
         plan, how, seed = self.plan, VARIANTS[variant].tuning, self.case.derived_seed("support")
         share = None
         if how.matched or how.foreground_weight == "pool":
-            inferer = TiledInferer(amp=self.amp)
+            inferer = pipeline.tiles(amp=self.amp)
             share = foreground_share(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
         steps = None if plan.support_steps is None else how.steps * plan.support_steps
         further = {"photometric": how.photometric, "match_foreground": how.matched, "share": share}
@@ -266,10 +221,6 @@ class Bench:
         """
         how = VARIANTS[variant].tuning
         ready = self.adapted(network, VARIANTS[variant].norm)
-        threshold = 0.5
-        if how.threshold and support:
-            threshold = decision_threshold(ready, support, inferer_of(self.amp, how.flips))
-        return [
-            overlap(predict(ready, read_image(item), self.device, self.amp, how.flips, threshold), read_label(item))
-            for item in self.case.parts[1]
-        ]
+        inferer = pipeline.tiles(amp=self.amp, flips=how.flips)
+        threshold = decision_threshold(ready, support, inferer) if how.threshold and support else 0.5
+        return pipeline.evaluate(self.case.parts[1], ready, threshold, inferer)

@@ -14,11 +14,11 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from monai_kwtl.bundle import bundle_root, choose_device, load_weights
+from monai_kwtl.bundle import bundle_root, choose_device
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.findings import NOTE, OK, WRONG, Finding, print_findings
 from monai_kwtl.inferers import native_bfloat16
-from monai_kwtl.networks import FCRN
+from monai_kwtl.network_choice import load_network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def bundle(root: str | os.PathLike) -> list[Finding]:
         return [(WRONG, "bundle", f"no bundle in {root}: go to the folder of the project, or give --bundle")]
     weights = Path(root, "models", "model.pt")
     try:
-        load_weights(FCRN(), weights)
+        load_network(weights)
     except KWTLError as error:
         return [(OK, "bundle", str(root)), (WRONG, "weights", str(error))]
     return [(OK, "bundle", str(root)), (OK, "weights", str(weights))]

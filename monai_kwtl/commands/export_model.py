@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_kwtl.bundle import file_sha256, load_weights
+from monai_kwtl.bundle import file_sha256
 from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.model_package import MIN_SIDE, TEST_SIDE, check_about, write_model_package
+from monai_kwtl.network_choice import load_network
 from monai_kwtl.networks import FCRN
 from monai_kwtl.synthetic import simulate
 
@@ -52,7 +53,11 @@ def run(options: argparse.Namespace) -> int:
         raise KWTLError(f"{output} is there already: choose another --output, or add --force.")
     authors = options.author or ["KWTL maintainers"]
     check_about(options.name, authors, options.license)
-    network = load_weights(FCRN(), options.weights)
+    network = load_network(options.weights)
+    if not isinstance(network, FCRN):
+        raise KWTLError(
+            f"{options.weights} belongs to a {type(network).__name__}; only an FCRN can be exported so far."
+        )
     image, test_image = _test_image(options.dataset_dir, network.stride)
     made = datetime.fromtimestamp(int(Path(options.weights).stat().st_mtime), timezone.utc)
     write_model_package(

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from monai.transforms import ScaleIntensityRange
 
-from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.bundle import choose_device, load_weights
-from monai_kwtl.data import read_image
+from monai_kwtl.bundle import choose_device
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.file_names import region_file_names
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
+from monai_kwtl.pipeline import adapt, grey_range, load_network, segment
 from monai_kwtl.raster import number_objects
 from monai_kwtl.region_masks import MaskFolder
 from monai_kwtl.selection import Region
@@ -48,12 +43,11 @@ def predict_regions(
     by_key = {(item["name"], item["page"]): item for item in items}
     if Path(source).is_dir():
         return _from_folder(Path(source), regions, items, by_key)
-    predict = _predictor(source, items, rescale)
-    masks: dict[tuple, np.ndarray] = {}
-    for region in regions:
-        key = region.image, region.page
-        if key not in masks:
-            masks[key] = predict(by_key[key])
+    scale = grey_range(rescale, source)
+    network = adapt(load_network(source, device=choose_device()), items, rescale=scale).ready()
+    wanted = [by_key[key] for key in dict.fromkeys((region.image, region.page) for region in regions)]
+    found = segment(wanted, network, rescale=scale)
+    masks = {(item["name"], item["page"]): mask for item, mask in found}
     return [number_objects(masks[region.image, region.page][region.box.slices]) for region in regions]
 
 
@@ -70,17 +64,3 @@ def _from_folder(folder: Path, regions: Sequence[Region], items: Sequence[Item],
             mask = whole["label"][0][region.box.slices]
         found.append(number_objects(mask))
     return found
-
-
-def _predictor(source: str | os.PathLike, items: Sequence[Item], rescale: Any) -> Callable[[Item], np.ndarray]:
-    device = choose_device()
-    network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), source, device)
-    network = BatchNormAdapter(network, items, rescale=rescale, device=device, amp=None).ready()
-    inferer, scale = TiledInferer(amp=None), ScaleIntensityRange(0, 255, -1, 1)  # as inference.json has them
-
-    @torch.inference_mode()
-    def predict(item: Item) -> np.ndarray:
-        image = torch.as_tensor(scale(read_image(item, rescale))).to(device)[None]
-        return (torch.sigmoid(inferer(image, network))[0, 0] >= 0.5).cpu().numpy()
-
-    return predict

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from monai_kwtl.bundle import load_weights
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.findings import NOTE, OK, WRONG, Finding
 from monai_kwtl.label.client import LabelServer
 from monai_kwtl.label.settings import read_settings
 from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar
 from monai_kwtl.label.studies import Studies
-from monai_kwtl.networks import FCRN
+from monai_kwtl.network_choice import load_network
 
 __all__ = ["findings"]
 
@@ -116,7 +115,7 @@ def app_findings(folder: str) -> list[Finding]:
             found.append((WRONG, "app", f"{name} is missing in {folder}: 'kwtl label start' puts it back"))
     weights = Path(folder) / "model" / "kwtl.pt"
     try:
-        load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), weights)
+        load_network(weights)
         found.append((OK, "weights", str(weights)))
     except KWTLError as error:
         found.append((WRONG, "weights", f"{error} ('kwtl label start' makes them where they are missing)"))

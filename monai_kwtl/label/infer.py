@@ -15,18 +15,16 @@ from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
-from monai_kwtl.bundle import load_weights
 from monai_kwtl.data import read_image, scan_images
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import write_masks
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.outlines import geojson, mask_outlines, xml
 from monai_kwtl.label.settings import LabelSettings
 from monai_kwtl.label.studies import Studies
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import normalize
+from monai_kwtl.network_choice import network_for
+from monai_kwtl.pipeline import load_network, logits_of, tiles
 
 __all__ = ["KWTLInfer", "epistemic_infer"]
 
@@ -45,15 +43,15 @@ class KWTLInfer(BasicInferTask):
     def __init__(self, settings: LabelSettings, studies: Studies, models: ModelFolder) -> None:
         super().__init__(
             path=str(models.current),
-            network=FCRN(spatial_dims=2, in_channels=1, out_channels=1),
+            network=network_for(None),
             type=InferType.SEGMENTATION,
             labels={"background": 0, "cell": 1},
             dimension=2,
-            description="FCRN: cells of one kind, at full resolution",
+            description="cells of one kind, at full resolution",
             config={"result_extension": list(RESULTS), "threshold": 0.5},
         )
         self.settings, self.studies, self.models = settings, studies, models
-        self.tiled = TiledInferer(tile=settings.tile, amp=None if settings.amp == "auto" else bool(settings.amp))
+        self.tiled = tiles(settings.tile, settings.amp)
 
     def pre_transforms(self, data: Any = None) -> Sequence[Any]:
         """None: images are read by the core."""
@@ -90,7 +88,7 @@ class KWTLInfer(BasicInferTask):
             threshold = request.get("threshold", 0.5)
             if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
                 raise KWTLError(f"threshold must be between 0 and 1, got {str(threshold)[:40]!r}.")
-            masks = [self._cut(self._probability(page) > threshold, request) for page in pages]
+            masks = [self._cut(self._probability(page) >= threshold, request) for page in pages]
             stream = tempfile.NamedTemporaryFile(prefix="kwtl_", suffix=extension, delete=False)  # noqa: SIM115
             stream.close()
             try:
@@ -120,11 +118,12 @@ class KWTLInfer(BasicInferTask):
             raise KWTLError(f"{pages[0]['name']} has no page {str(request['page'])[:20]} (counted from 0).")
         return found
 
-    @torch.no_grad()
     def _probability(self, item: Mapping[str, Any]) -> np.ndarray:
-        image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
-        logits = self.tiled(normalize(image), self.models.network())
-        return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
+        logits = logits_of(read_image(item, self.settings.rescale), self._network(), self.tiled)
+        return torch.sigmoid(torch.from_numpy(logits)).numpy()
+
+    def _network(self) -> torch.nn.Module:
+        return self.models.network()
 
     @staticmethod
     def _cut(mask: np.ndarray, request: Mapping[str, Any]) -> np.ndarray:
@@ -161,16 +160,17 @@ class _DropoutInfer(KWTLInfer):
         probability = torch.from_numpy(self._probability(self._pages(request)[0]))[None]
         return None, {self.output_label_key: MetaTensor(probability)}  # its scoring sums with NumPy: no plain tensor
 
-    @torch.no_grad()
-    def _probability(self, item: Mapping[str, Any]) -> np.ndarray:
+    def _network(self) -> torch.nn.Module:
         network = self._networks.get("dropout")
         if network is None:
-            network = FCRN(spatial_dims=2, in_channels=1, out_channels=1, dropout=0.5)
-            network = load_weights(network, self.models.current, self.models.device).eval()
-            network.dropout.train()
+            network = load_network(self.models.current, device=self.models.device).eval()
+            layers = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+            if not layers:
+                raise KWTLError(f"{type(network).__name__} has no dropout, which epistemic scoring needs.")
+            layers[-1].p = 0.5
+            layers[-1].train()
             self._networks["dropout"] = network
-        image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
-        return torch.sigmoid(self.tiled(normalize(image), network).float())[0, 0].cpu().numpy()
+        return network
 
 
 def epistemic_infer(settings: LabelSettings, studies: Studies, models: ModelFolder) -> KWTLInfer:

@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from monai_kwtl.bundle import choose_device, file_sha256, load_weights
+from monai_kwtl.bundle import choose_device, file_sha256
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import fold_batch_norm
+from monai_kwtl.pipeline import adapt, load_network
 from monai_kwtl.tuning import WeightsSaver
 from monai_kwtl.whole_files import written_whole
 
@@ -63,7 +61,7 @@ class ModelFolder:
                     "--model and --pretext to go on with what is there."
                 )
             return False
-        network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), weights, self.device)
+        network = load_network(weights, device=self.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         made = {"source": Path(weights).name, "source_sha256": source, "trained": False}
         WeightsSaver(self.start, network, items, made, rescale=rescale, device=self.device).save()
@@ -106,8 +104,8 @@ class ModelFolder:
         """The network that the app works with, for inference; loaded again when the weights have changed."""
         digest = self.sha256()
         if self._network is None or self._network[0] != digest:
-            network = load_weights(FCRN(spatial_dims=2, in_channels=1, out_channels=1), self.current, self.device)
-            self._network = digest, fold_batch_norm(network).to(memory_format=torch.channels_last).eval()
+            network = load_network(self.current, device=self.device)
+            self._network = digest, adapt(network, [], adapt_norm=False).ready()
         return self._network[1]
 
     def next_training(self) -> Path:

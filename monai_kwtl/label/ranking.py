@@ -16,6 +16,7 @@ from monai_kwtl.windows import WindowGrid
 __all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
 
 MOSTLY_TAKEN = 0.5  # a window of which more is taken than this share is not offered
+TOGETHER = 10  # windows that are compared with the pool together
 
 
 class Pick(NamedTuple):
@@ -72,18 +73,19 @@ def _box(scores: ImageScores, window: int) -> Box:
 
 
 def best_regions(
-    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
+    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "balanced", seed: int = 0
 ) -> list[Pick]:
     """The next regions of a pool, best first.
 
     Regions are chosen by one of :data:`monai_kwtl.strategies.STRATEGIES`, one after the other, each where it is not
-    mostly taken, by those before it as well.
+    mostly taken, by those before it as well. ``balanced`` chooses among windows that nothing taken touches, where all
+    scores have features; where none of those is left, or there are no features, ``coverage`` goes on.
 
     Args:
         pool: the images.
         taken: boxes of each image.
         count: how many at most.
-        strategy: ``coverage``, or ``random``, for which scores need not mean anything.
+        strategy: ``balanced``, ``coverage``, or ``random``, for which scores need not mean anything.
         seed: of random choice.
 
     Returns:
@@ -91,6 +93,14 @@ def best_regions(
     """
     boxes = [list(one) for one in taken]
     picks: list[Pick] = []
+    if strategy == "balanced":
+        strategy = "coverage"
+        while further := _balanced(pool, boxes, seed)[: count - len(picks)]:
+            picks += further
+            for pick in further:
+                boxes[pick.image].append(pick.box)
+        if len(picks) == count:
+            return picks
     left = _allowed(pool, boxes)
     if not any((shares > MOSTLY_TAKEN).any() for _, shares in left):
         return picks
@@ -107,6 +117,36 @@ def best_regions(
         if len(picks) == count:
             break
     return picks
+
+
+def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], seed: int) -> list[Pick]:
+    """The next regions by ``balanced``, the same however many are asked for; none where none is left untouched."""
+    if any(scores.features is None for scores in pool):
+        return []
+    covered = []
+    for scores, boxes in zip(pool, taken, strict=True):
+        grid = scores.grid
+        pixels = grid.cell_sums(taken_pixels((grid.height, grid.width), boxes)) if boxes else None
+        covered.append(replace(scores, covered=pixels))
+    count = min(TOGETHER, sum(int(scores.free.sum()) for scores in covered))
+    if not count:
+        return []
+    picks: list[Pick] = []
+    for number, window in select_windows(covered, "balanced", Budget(windows=count), seed):
+        box = _box(pool[number], window)
+        if any(pick.image == number and _touch(pick.box, box) for pick in picks):
+            break  # from here on they overlap
+        picks.append(Pick(number, box, float(pool[number].window_scores[window])))
+    return picks
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return (
+        one.x < other.x + other.width
+        and other.x < one.x + one.width
+        and one.y < other.y + other.height
+        and other.y < one.y + one.height
+    )
 
 
 def best_images(

@@ -8,22 +8,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monai_kwtl.bundle import versions
-from monai_kwtl.data import read_image
-from monai_kwtl.inferers import TiledInferer, native_bfloat16
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import whole
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.settings import LabelSettings
 from monai_kwtl.label.sidecar import Scoring, Sidecar
 from monai_kwtl.label.studies import Studies
+from monai_kwtl.pipeline import score_item, strategy_of, tiles, window_scorer
 from monai_kwtl.score_store import settings_hash
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.strategies import FEATURE_STRATEGIES
 
 __all__ = ["METHODS", "KWTLScoring", "unlabelled"]
 
@@ -56,16 +53,16 @@ class KWTLScoring(ScoringMethod):
         super().__init__(f"windows by {measure}" + (" consistency of image and views" if method == "kwtl" else ""))
         self.method, self.settings = method, settings
         self.studies, self.sidecar, self.models = studies, sidecar, models
-        amp = None if settings.amp == "auto" else bool(settings.amp)
-        scorer = ScoreMapInferer(
+        self.scorer = window_scorer(
+            settings.window,
+            settings.step,
             measure=measure,
             views=settings.views,
             psi=settings.psi,
             weighted=settings.weighted,
             seed=settings.seed,
-            inferer=TiledInferer(tile=settings.tile, amp=amp),
+            inferer=tiles(settings.tile, settings.amp),
         )
-        self.inferer = WindowScoreInferer(scorer, settings.window, settings.step)
         depends_on = {
             "measure": measure,
             "views": settings.views,
@@ -73,7 +70,7 @@ class KWTLScoring(ScoringMethod):
             "weighted": settings.weighted,
             "rescale": settings.rescale,
             "seed": settings.seed if measure == "mc_dropout" else None,
-            "bfloat16": native_bfloat16(models.device) if amp is None else amp,
+            "bfloat16": self.scorer.scorer.inferer.uses_amp(models.device),
             "device": models.device.type,
             "versions": versions(),
         }
@@ -83,7 +80,6 @@ class KWTLScoring(ScoringMethod):
         """What scores of this method depend on at present."""
         return Scoring(self.method, self.models.sha256(), self._settings_hash, self.settings.window, self.settings.step)
 
-    @torch.no_grad()
     def __call__(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Score what has no scores yet of the present weights and settings.
 
@@ -102,9 +98,10 @@ class KWTLScoring(ScoringMethod):
                 network = copy.deepcopy(network)
             items = unlabelled(self.studies, self.sidecar)
             new = self.sidecar.unscored(scoring, items)
+            window, step = self.settings.window, self.settings.step
+            self.scorer.features = strategy_of(None, items, window, step, network) in FEATURE_STRATEGIES
             for item in new:
-                image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
-                self.sidecar.put(scoring, item, self.inferer(image, network))
+                self.sidecar.put(scoring, item, score_item(item, network, self.scorer, self.settings.rescale))
             if new:
                 self.sidecar.forget(self.method)
         seconds = round(time.time() - begun, 3)

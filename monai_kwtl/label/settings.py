@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.bundle import true_or_false
-from monai_kwtl.errors import KWTLError
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.foreign import check_data
 from monai_kwtl.grey import check_rescale
 from monai_kwtl.json_file import parse_json

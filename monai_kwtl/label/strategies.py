@@ -158,7 +158,14 @@ class KWTLStrategy(Strategy):
                 raise KWTLError(f"{item['name']} is too large for patches other than {self.settings.window} pixels.")
             cells = grid.cell_sums(score)
             pool.append(
-                replace(scores, grid=grid, cells=cells, window_scores=grid.window_means(cells), foreground=None)
+                replace(
+                    scores,
+                    grid=grid,
+                    cells=cells,
+                    window_scores=grid.window_means(cells),
+                    foreground=None,
+                    features=None,
+                )
             )
         return ranked._replace(pool=pool)
 
@@ -194,7 +201,7 @@ class KWTLStrategy(Strategy):
         count: int,
         seed: int,
     ) -> list[Pick]:
-        strategy = "random" if self.scoring is None else "coverage"
+        strategy = "random" if self.scoring is None else "balanced"
         out = {key: [lease for lease in leases if (lease.image, lease.page) == key] for key in keys}
         labelled = [known.get(key, []) for key in keys]
         if mode == "image":

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.foreign import TRAINING_OPTIONS, training_options
+from monai_kwtl.foreign import TRAINING_OPTIONS, harmless, training_options
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
 from monai_kwtl.label.label_import import whole
@@ -24,7 +24,7 @@ from monai_kwtl.label.sidecar import Sidecar
 from monai_kwtl.label.studies import Studies, image_id
 from monai_kwtl.selection import Region, cost_of
 from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.workflow import stage_workflow
+from monai_kwtl.workflow import StageWorkflow
 
 __all__ = ["KWTLTrain", "labelled_regions"]
 
@@ -119,19 +119,22 @@ class KWTLTrain(TrainTask):
             selection.write_text(text, encoding="ascii")
             knobs = self.settings.training() | options
             try:
-                stage_workflow(
-                    self.app_dir,
-                    "train",
-                    set_logging=False,
-                    dataset_dir=self.studies.folder,
-                    labels=Path(datastore._datastore.label_path(FINAL)),
-                    selection=selection,
-                    output_dir=folder,
-                    ckpt=self.models.current if last else self.models.start,
+                workflow = StageWorkflow(
+                    Path(self.app_dir, "configs", "train.json"),
+                    logging_file=False,
+                    **harmless(
+                        dataset_dir=self.studies.folder,
+                        labels=Path(datastore._datastore.label_path(FINAL)),
+                        selection=selection,
+                        output_dir=folder,
+                        ckpt=self.models.current if last else self.models.start,
+                        **knobs,
+                    ),
                     overwrite=True,
                     tensorboard=True,
-                    **knobs,
-                ).run()
+                )
+                workflow.initialize()
+                workflow.run()
             except Exception as error:  # MONAI wraps those of a config in its own
                 message = message_for_user(error)
                 if message is None:

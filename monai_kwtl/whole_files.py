@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["remove_leftovers", "replaced", "written_whole"]
+__all__ = ["remove_leftovers", "replaced", "sync_folder", "written_whole"]
 
 _ENDING = ".unfinished"
 
@@ -39,13 +39,13 @@ def replaced(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
                 os.fsync(stream.fileno())  # some disks say only now that they are full
         os.replace(unfinished, path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Put the names of a folder on the disk, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

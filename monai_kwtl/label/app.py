@@ -17,7 +17,7 @@ from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 from monai_kwtl import __version__
 from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.label.answers import answered, refuse
-from monai_kwtl.label.datastore import KWTLDatastore
+from monai_kwtl.label.datastore import FINAL, KWTLDatastore
 from monai_kwtl.label.infer import KWTLInfer, epistemic_infer
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.scoring import METHODS, KWTLScoring, unlabelled
@@ -108,6 +108,13 @@ class KWTLApp(MONAILabelApp):
         if uri and os.path.exists(image):
             # MONAI Label would take a file of that name in the server's current folder
             request = {**request, "image": uri}
+        tag = request.get("label_tag", "")
+        if request.get("save_label") and str(getattr(tag, "value", tag)).strip().casefold() == FINAL:
+            raise refuse(
+                400,
+                f"a prediction is no expert's label and cannot be saved as {FINAL!r}: use another label_tag, or send "
+                "the corrected mask with PUT /datastore/label.",
+            )
         if request.get("save_label") in (True, "true"):
             request = {**request, "result_extension": None}
         return super().infer(request, datastore)

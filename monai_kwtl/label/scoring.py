@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monai_kwtl.bundle import versions
 from monai_kwtl.data import read_image
+from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers import TiledInferer, native_bfloat16
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import whole
@@ -99,8 +100,13 @@ class KWTLScoring(ScoringMethod):
             scoring, network = self.scoring(), self.models.network()
             items = unlabelled(self.studies, self.sidecar)
             new = self.sidecar.unscored(scoring, items)
-            for item in new:
-                image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
+            for item in list(new):
+                try:
+                    image = torch.from_numpy(read_image(item, self.settings.rescale))[None].to(self.models.device)
+                except KWTLError as error:  # it changed since it was looked at
+                    logger.warning(f"{item['name']} is not scored: {error}")
+                    new.remove(item)
+                    continue
                 self.sidecar.put(scoring, item, self.inferer(image, network))
             if new:
                 self.sidecar.forget(self.method)

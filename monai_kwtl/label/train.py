@@ -15,7 +15,6 @@ from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
-from monai_kwtl.label.label_import import whole
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.scoring import KWTLScoring
 from monai_kwtl.label.settings import LabelSettings
@@ -43,22 +42,17 @@ KNOBS = (
 
 
 def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
-    """Where images are labelled: the regions on record, or all of an image whose mask was put there by hand.
+    """Where images are labelled; masks that were put there by hand since the last look count as complete.
 
     Raises:
         KWTLError: when nothing is labelled.
     """
-    known = sidecar.known()
-    items = studies.items()
-    on_record = {item["name"] for item in items if (item["sha256"], item["page"]) in known}
-    regions: list[Region] = []
-    for item in items:
-        if datastore.label_file(image_id(item["name"])) is None:
-            continue
-        # of a file of which some page is on record, the others are not labelled
-        otherwise = [] if item["name"] in on_record else [whole(item)]
-        for box in known.get((item["sha256"], item["page"]), otherwise):
-            regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
+    datastore.settle()
+    known, regions = sidecar.known(), []
+    for item in studies.items():
+        if datastore.label_file(image_id(item["name"])) is not None:
+            for box in known.get((item["sha256"], item["page"]), []):
+                regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
     if not regions:
         raise KWTLError("nothing is labelled yet: send labels with PUT /datastore/label?image=ID&tag=final first.")
     return regions

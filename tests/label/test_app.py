@@ -349,7 +349,7 @@ def test_other_web_sites_are_not_let_in(client):
 
 
 def test_a_training_that_fails_leaves_the_weights(client, truth):
-    put(client, "img0", np.zeros_like(truth["img0"]))
+    put(client, "img0", np.zeros_like(truth["img0"]), confirm="empty")
     before = ModelFolder(client.app_dir).sha256()
     assert "foreground" in refused(client.post("/train/kwtl?run_sync=true", json={}), 400)
     put(client, "img0", truth["img0"])
@@ -394,7 +394,8 @@ def test_real_sstem_images_go_through_the_cycle(client, studies, kwtl_data):
         boxes.append(answer["bbox"])
         x, y, width, height = answer["bbox"]
         labelled[y : y + height, x : x + width] = True
-        assert put(client, identity, part(truth, answer["bbox"]), region=answer["bbox"]).status_code == 200
+        known = {"region": answer["bbox"], "confirm": ["empty", "full"]}
+        assert put(client, identity, part(truth, answer["bbox"]), **known).status_code == 200
     trained = client.post("/train/kwtl?run_sync=true", json={"steps": 2}).json()
     assert trained["pixels"] == np.count_nonzero(labelled) and trained["regions"] == len(boxes)
     assert trained["scoring"]["kwtl"]["executed"] == 1

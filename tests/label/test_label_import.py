@@ -47,7 +47,7 @@ def test_the_mask_of_a_region_goes_to_its_place_and_nothing_else_changes(tmp_pat
     box = Box(30, 5, 20, 11)
     part = np.ones((11, 20), dtype=bool)
     part[0] = False
-    label = take(saved(tmp_path / "m.png", part), {"region": list(box)}, [mask], [Box(0, 0, 9, 9)])
+    label = take(saved(tmp_path / "m.png", part), {"region": list(box), "confirm": "full"}, [mask], [Box(0, 0, 9, 9)])
     expected = mask.copy()
     expected[5:16, 30:50] = part
     assert np.array_equal(label.masks[0], expected) and not label.as_it_came

@@ -162,6 +162,11 @@ class KWTLApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Score in the background what has no scores yet."""
         super().on_init_complete()
+        self.models.tidy()
+        interrupted = self.models.interrupted()
+        if interrupted is not None:
+            name = interrupted[0].name
+            logger.warning(f'training {name} was interrupted: POST /train/kwtl {{"resume": true}} goes on with it')
         if self.kwtl.score_at_start and self.models.current.is_file() and self.kwtl_unscored():
             self.async_scoring("kwtl")
 

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.json_file import write_text
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
 from monai_kwtl.label.models import ModelFolder
@@ -89,9 +90,13 @@ class KWTLTrain(TrainTask):
         return {name: value for name, value in self.settings.training().items() if name in KNOBS} | {"from_last": False}
 
     def stats(self) -> dict[str, Any]:
-        """Of the last training."""
+        """Of the last training; ``interrupted`` names one that was killed, which ``resume`` goes on with."""
         note = self.models.note(self.models.current)
-        return {name: note[name] for name in ("steps", "best_step", "held_out_iou", "trained") if name in note}
+        if self.models.current.is_file() and note.get("sha256") != self.models.sha256():
+            note = {}  # of other weights: what publishes was killed in between
+        stats = {name: note[name] for name in ("steps", "best_step", "held_out_iou", "trained") if name in note}
+        interrupted = self.models.interrupted()
+        return stats if interrupted is None else {**stats, "interrupted": interrupted[0].name}
 
     def __call__(self, request: Mapping[str, Any], datastore: KWTLDatastore | Datastore) -> dict[str, Any]:
         """Train.
@@ -99,7 +104,8 @@ class KWTLTrain(TrainTask):
         Args:
             request: knobs of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
                 ``seed``, ``amp``, ``foreground_weight``; ``from_last``, true goes on from the weights in use instead of
-                those the app began with; ``rescore``, false leaves the old scores.
+                those the app began with; ``rescore``, false leaves the old scores; ``resume``, true goes on with the
+                training that was interrupted, by its own request.
             datastore: holds the labels.
 
         Returns:
@@ -111,36 +117,39 @@ class KWTLTrain(TrainTask):
         """
         begun = time.time()
         with answered():
+            folder, request = self.models.resumed(request)
             regions = labelled_regions(datastore, self.studies, self.sidecar)
             cost = cost_of(regions).as_dict()
-            folder = self.models.next_training()
+            folder = folder or self.models.next_training(request)
             selection = folder / "selection.json"
             text = dump_selection(
                 regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
             )
-            selection.write_text(text, encoding="ascii")
+            write_text(selection, text)
             last = request.get("from_last") in (True, "true")
             knobs = self.settings.training() | {name: request[name] for name in KNOBS if request.get(name) is not None}
-            try:
-                stage_workflow(
-                    self.app_dir,
-                    "train",
-                    set_logging=False,
-                    dataset_dir=str(self.studies.folder),
-                    labels=str(Path(datastore._datastore.label_path(FINAL))),
-                    selection=str(selection),
-                    output_dir=str(folder),
-                    ckpt=str(self.models.current if last else self.models.start),
-                    overwrite=True,
-                    tensorboard=True,
-                    **knobs,
-                ).run()
-            except Exception as error:  # MONAI wraps those of a config in its own
-                message = message_for_user(error)
-                if message is None:
-                    raise
-                raise KWTLError(message) from error
-            digest = self.models.publish(folder / "model.pt")
+            with self.models.training(folder):
+                try:
+                    stage_workflow(
+                        self.app_dir,
+                        "train",
+                        set_logging=False,
+                        dataset_dir=str(self.studies.folder),
+                        labels=str(Path(datastore._datastore.label_path(FINAL))),
+                        selection=str(selection),
+                        output_dir=str(folder),
+                        ckpt=str(self.models.current if last else self.models.start),
+                        overwrite=True,
+                        resume=True,  # where labels and settings are the same as in what was interrupted
+                        tensorboard=True,
+                        **knobs,
+                    ).run()
+                except Exception as error:  # MONAI wraps those of a config in its own
+                    message = message_for_user(error)
+                    if message is None:
+                        raise
+                    raise KWTLError(message) from error
+                digest = self.models.publish(folder / "model.pt")
         answer: dict[str, Any] = {
             "model_sha256": digest,
             "regions": len(regions),

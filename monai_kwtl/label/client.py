@@ -8,7 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,9 @@ def next_regions(
     return regions, answer
 
 
-def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) -> tuple[int, list[str]]:
+def put_labels(
+    server: LabelServer, selection: Path, labels: Path, client: str, confirm: Sequence[str] = ()
+) -> tuple[int, list[str]]:
     """Send the labels of regions that :func:`next_regions` gave.
 
     Taken are masks named like the picture of a region; files named like an image, masks or outlines of all its regions;
@@ -165,6 +167,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
         selection: folder with ``selection.json``.
         labels: folder of masks and outlines.
         client: whose regions they are.
+        confirm: what is right about masks that look like none, see :data:`monai_kwtl.label.label_import.CONFIRM`.
 
     Returns:
         How many regions were sent, and the names of those of which there is no label yet.
@@ -184,7 +187,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
         page = {} if region.page is None else {"page": region.page}
         box = [region.x, region.y, region.width, region.height]
         if base_name(name) in by_stem:
-            params = {"region": box, "client_id": client, **page}
+            params = {"region": box, "client_id": client, "confirm": list(confirm), **page}
             server.put_label(image_id(region.image), by_stem[base_name(name)], params)
             sent += 1
         else:
@@ -200,7 +203,8 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
             continue
         for page in pages:
             mine = [r for _, r in members if r.page == page]
-            params = {"regions": [[r.x, r.y, r.width, r.height] for r in mine], "client_id": client}
+            boxes = [[r.x, r.y, r.width, r.height] for r in mine]
+            params = {"regions": boxes, "client_id": client, "confirm": list(confirm)}
             server.put_label(image_id(image), path, params if page is None else {**params, "page": page})
             sent += len(mine)
     if not sent:

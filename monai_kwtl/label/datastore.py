@@ -27,7 +27,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monai_kwtl.data import scan_file
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.answers import answered, harmless_name, refuse
-from monai_kwtl.label.label_import import MASK_SUFFIXES, import_label, mask_bytes, read_masks, whole
+from monai_kwtl.label.label_import import CONFIRM, MASK_SUFFIXES, import_label, mask_bytes, read_masks, whole
 from monai_kwtl.label.outlines import OUTLINE_SUFFIXES
 from monai_kwtl.label.sidecar import Box, Kept, Sidecar
 from monai_kwtl.label.studies import Studies, image_id, split_suffix
@@ -270,6 +270,8 @@ class KWTLDatastore(LocalDatastore):
         self, identity: str, pages: Sequence[dict[str, Any]], source: Path, tag: str, params: dict[str, Any]
     ) -> bool:
         kept = self._agree(identity, tag, {})
+        if tag != FINAL:  # a prediction, which may be anything
+            params = {**params, "confirm": list(CONFIRM)}
         leases = {page["page"]: self.sidecar.leases(page) for page in pages} if tag == FINAL else {}
         before = None
         if kept is not None and kept.sha256:

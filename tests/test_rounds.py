@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from stage_here import random_weights, run
+from stage_process import Death
+from stage_process import run as in_process
 
 from monai_kwtl import project
 from monai_kwtl.bundle import file_sha256
@@ -450,3 +453,27 @@ def test_a_former_selection_that_was_not_to_be_noted_is_not_noted_for_a_later_on
     select(project="false")
     select_and_die(monkeypatch, "handlers.write_selection", overwrite="true", budget_windows=1)
     assert main(["status", "images"]) == 0 and read_project("images") == []
+
+
+@pytest.mark.slow  # its short twins are those of simulated deaths
+def test_a_selection_that_is_killed_around_any_file_is_noted_once_by_whatever_comes_next(place):
+    """Around every second rename of a selection, up to its end: its scores, crops, outlines, tables, note."""
+    ended, count = None, 0
+    while ended is None or ended.status != 0:
+        count += 2
+        output, moment = place.folder / f"out{count}", "before" if count % 4 else "after"
+        knobs = QUICK | {"ckpt": place.folder / "start.pt", "budget_windows": 2}
+        death = Death(moment, count)
+        images = place.folder / f"images{count}"
+        shutil.copytree(place.folder / "images", images)
+        ended = in_process("select", place.folder / "log", death, dataset_dir=images, output_dir=output, **knobs)
+        assert ended.status in (-9, 0), ended.err
+        selection = output / "selection.json"
+        assert main(["status", str(images)]) == 0
+        assert [e["selection"]["sha256"] for e in read_project(images)] == [
+            file_sha256(p) for p in (selection,) if p.exists()
+        ]
+        assert run("select", dataset_dir=images, output_dir=output, overwrite="true", **knobs).status == 0
+        (entry,) = read_project(images)
+        assert entry["selection"]["sha256"] == file_sha256(selection)
+    assert count > 10

@@ -22,13 +22,12 @@ from monai_kwtl.data import read_image
 from monai_kwtl.distributed import barrier, is_main_process
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.event_files import open_log, remove_log
-from monai_kwtl.project import check_noted, expect_selection
+from monai_kwtl.project import check_noted
 from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
 from monai_kwtl.score_store import ScoreStore
 from monai_kwtl.selection import Budget, Cost, Region, check_free, cost_of, cover, select_regions
-from monai_kwtl.selection_file import SELECTION_NAME
 from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
 from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
 from monai_kwtl.window_inferer import WindowScoreInferer
@@ -153,8 +152,8 @@ def check_request(
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
         check_output(output_dir, overwrite, parts=("scores", "pretext", "tensorboard"))
-        if noted_in is not None and check_noted(noted_in):
-            expect_selection(noted_in, Path(output_dir) / SELECTION_NAME)
+        if noted_in is not None:
+            check_noted(noted_in)
     return True
 
 

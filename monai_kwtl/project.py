@@ -21,13 +21,13 @@ from monai_kwtl.selection_file import read_region
 __all__ = [
     "PROJECT_NAME",
     "check_noted",
-    "expect_selection",
     "expected_selections",
     "forget_selection",
     "now",
     "read_project",
     "regions_of",
     "relative",
+    "remember_selection",
     "selection_sha256",
     "update_project",
 ]
@@ -216,6 +216,8 @@ def expected_selections(folder: str | os.PathLike) -> dict[str, str | None]:
 def _update_expected(folder: Path, change: Callable[[dict[str, str | None]], None]) -> None:
     """Change which selections are expected; a folder that cannot be written to is left as it is."""
     path = folder / EXPECTED_NAME
+    if not _may_write(folder):
+        return
     try:
         with FileLock(folder / f".{PROJECT_NAME}.lock", timeout=PATIENCE):
             entries = expected_selections(folder)
@@ -228,7 +230,7 @@ def _update_expected(folder: Path, change: Callable[[dict[str, str | None]], Non
         logger.info(f"{path} cannot be written ({error})")
 
 
-def expect_selection(folder: str | os.PathLike, selection: str | os.PathLike) -> None:
+def remember_selection(folder: str | os.PathLike, selection: str | os.PathLike) -> None:
     """Remember that a selection is being made, so that it is noted also where its process dies before it has.
 
     Args:

@@ -23,6 +23,7 @@ from monai_kwtl.project import (
     now,
     read_project,
     relative,
+    remember_selection,
     selection_sha256,
     update_project,
 )
@@ -31,6 +32,7 @@ from monai_kwtl.selection_file import read_selection, region_to_dict
 __all__ = [
     "curve",
     "curve_of",
+    "expect_selection",
     "mask_facts",
     "note_masks",
     "note_missed",
@@ -43,6 +45,18 @@ logger = logging.getLogger("monai_kwtl")
 
 def _sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def expect_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
+    """Remember, before a selection is written, that it is to be noted, also where its process dies before it has.
+
+    Args:
+        noted: whether it is.
+        dataset: folder of the images.
+        selection: path of the ``selection.json``.
+    """
+    if noted and is_main_process():
+        remember_selection(dataset, selection)
 
 
 def note_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:

@@ -182,12 +182,13 @@ def put_labels(
     by_stem = {base_name(name): path for name, path in files.items() if path.suffix.lower() in MASK_SUFFIXES}
     outlines = {base_name(n): path for n, path in files.items() if path.suffix.lower() in OUTLINE_SUFFIXES}
     left: dict[str, list[tuple[str, Region]]] = {}
+    said: dict[str, Any] = {"client_id": client, **({"confirm": list(confirm)} if confirm else {})}
     sent = 0
     for name, region in zip(region_file_names(regions), regions, strict=True):
         page = {} if region.page is None else {"page": region.page}
         box = [region.x, region.y, region.width, region.height]
         if base_name(name) in by_stem:
-            params = {"region": box, "client_id": client, "confirm": list(confirm), **page}
+            params = {"region": box, **said, **page}
             server.put_label(image_id(region.image), by_stem[base_name(name)], params)
             sent += 1
         else:
@@ -204,7 +205,7 @@ def put_labels(
         for page in pages:
             mine = [r for _, r in members if r.page == page]
             boxes = [[r.x, r.y, r.width, r.height] for r in mine]
-            params = {"regions": boxes, "client_id": client, "confirm": list(confirm)}
+            params = {"regions": boxes, **said}
             server.put_label(image_id(image), path, params if page is None else {**params, "page": page})
             sent += len(mine)
     if not sent:

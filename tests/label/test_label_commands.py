@@ -228,6 +228,9 @@ def test_labels_are_found_by_region_by_image_and_in_coco(tmp_path):
         ("c", "c.geojson", {"regions": [[0, 0, 10, 10], [20, 0, 10, 10]], "client_id": "me"}),
         ("d", "instances_default.json", {"regions": [[0, 0, 10, 10]], "client_id": "me"}),
     ]
+    server.sent.clear()
+    put_labels(server, tmp_path, labels, "me", ["empty"])
+    assert [params["confirm"] for *_, params in server.sent] == [["empty"]] * 4
     (tmp_path / "none").mkdir()
     with pytest.raises(KWTLError, match=r"001_a_x0_y5\.png"):
         put_labels(server, tmp_path, tmp_path / "none", "me")

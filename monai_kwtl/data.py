@@ -30,6 +30,7 @@ __all__ = [
     "load_pool",
     "read_image",
     "read_label",
+    "scan_file",
     "scan_images",
     "split_pool_test",
 ]
@@ -56,8 +57,12 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str], int]:
-    """The items of one file, one a page, what of it cannot be read, and how many pages are of one colour."""
+def scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Look into one file, as :func:`scan_images` does into many.
+
+    Returns:
+        Its items, one a page, what of it cannot be read and why, and how many pages are of one colour.
+    """
     found, broken, plain = [], [], 0
     name = item["name"]
     try:
@@ -103,7 +108,7 @@ def scan_images(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     items = list(items)
     # the decoders let go of the interpreter while they work; map keeps the order
     with quiet, ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as threads:
-        results = list(threads.map(_scan_file, items))
+        results = list(threads.map(scan_file, items))
     found = [item for readable, _, _ in results for item in readable]
     broken = [reason for _, reasons, _ in results for reason in reasons]
     named = ", ".join(broken[:NAMED_AT_MOST])

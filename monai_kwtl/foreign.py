@@ -138,6 +138,7 @@ TRAINING_OPTIONS: dict[str, Check] = {
     "foreground_weight": _foreground_weight,
     "validate_every": partial(_whole, low=1, high=1_000_000),
     "from_last": lambda name, value: true_or_false(check_data(value, name), name),
+    "resume": lambda name, value: true_or_false(check_data(value, name), name),
     "rescore": lambda name, value: true_or_false(check_data(value, name), name),
 }
 

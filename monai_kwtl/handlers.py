@@ -26,7 +26,7 @@ from monai_kwtl.project import check_noted
 from monai_kwtl.recent import remembering
 from monai_kwtl.regions import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
-from monai_kwtl.rounds import curve_of, note_selection
+from monai_kwtl.rounds import curve_of, expect_selection, note_selection
 from monai_kwtl.score_store import ScoreStore
 from monai_kwtl.selection import Budget, Cost, Region, check_free, cost_of, cover, select_regions
 from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
@@ -233,9 +233,12 @@ class SelectionSaver:
 
     def _finish(self, engine: Engine) -> None:
         """Select; where nothing was scored now, the views are not drawn for pictures alone."""
+        selection = self.output_dir / "selection.json"
+        if self.noted_in is not None:
+            expect_selection(True, self.noted_in, selection)
         self.save(self.per_view if engine.state.iteration else None)
         if self.noted_in is not None:
-            note_selection(True, self.noted_in, self.output_dir / "selection.json")
+            note_selection(True, self.noted_in, selection)
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select, write every file and log the table of regions and the cost.

@@ -167,5 +167,5 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         OSError: when it cannot be written; what was there before stays.
     """
-    with replaced(path) as unfinished:
+    with replaced(path, durable=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")

@@ -14,6 +14,7 @@ from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.mask_record import has_record, read_record
 from monai_kwtl.project import read_project, regions_of, relative
 from monai_kwtl.region_masks import MaskFolder, check_images
+from monai_kwtl.rounds import note_missed
 from monai_kwtl.selection import Region
 from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
 
@@ -54,6 +55,8 @@ def taken_regions(
     Raises:
         KWTLError: when ``labels`` holds no masks of this pool, or ``project.json`` cannot be read.
     """
+    if dataset is not None:
+        note_missed(dataset)
     if labels is None:
         return []
     keys = {(item["name"], item["page"]): item for item in items}
@@ -157,6 +160,7 @@ def stage_of_round(
     """
     if not true_or_false(noted, "project") or dataset is None or labels is None or not has_record(labels):
         return stage
+    note_missed(dataset)
     used = {record.selection_sha256 for record in read_record(labels)}
     last = max((entry["round"] for entry in read_project(dataset) if entry["selection"]["sha256"] in used), default=1)
     return stage if last == 1 else f"{stage}_{last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -17,11 +18,24 @@ from monai_kwtl.json_file import Checker, read_document, short, write_text
 from monai_kwtl.selection import Region
 from monai_kwtl.selection_file import read_region
 
-__all__ = ["PROJECT_NAME", "check_noted", "now", "read_project", "regions_of", "relative", "update_project"]
+__all__ = [
+    "PROJECT_NAME",
+    "check_noted",
+    "expected_selections",
+    "forget_selection",
+    "now",
+    "read_project",
+    "regions_of",
+    "relative",
+    "remember_selection",
+    "selection_sha256",
+    "update_project",
+]
 
 logger = logging.getLogger("monai_kwtl")
 
 PROJECT_NAME = "project.json"
+EXPECTED_NAME = ".project.json.expected"  # selections that are being made; what is left of a killed one is noted later
 FORMAT = "kwtl-project/1"
 MEND = "mend it, or move it away to begin anew"
 PATIENCE = 10.0  # seconds to wait for another process that writes
@@ -176,3 +190,59 @@ def check_noted(folder: str | os.PathLike) -> bool:
 def _may_write(folder: Path) -> bool:
     """Whether a folder is meant to be written to; the superuser could in any case."""
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
+
+
+def selection_sha256(path: str | os.PathLike) -> str | None:
+    """Return the SHA-256 of a ``selection.json``, hexadecimal; None where there is none that can be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def expected_selections(folder: str | os.PathLike) -> dict[str, str | None]:
+    """Return {path as the file holds it: SHA-256 of what was there before} of selections that are being made, or were.
+
+    Args:
+        folder: of the images.
+    """
+    try:
+        entries = json.loads(Path(folder, EXPECTED_NAME).read_text(encoding="utf-8"))
+        return {str(path): None if before is None else str(before) for path, before in entries.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _update_expected(folder: Path, change: Callable[[dict[str, str | None]], None]) -> None:
+    """Change which selections are expected; a folder that cannot be written to is left as it is."""
+    path = folder / EXPECTED_NAME
+    if not _may_write(folder):
+        return
+    try:
+        with FileLock(folder / f".{PROJECT_NAME}.lock", timeout=PATIENCE):
+            entries = expected_selections(folder)
+            change(entries)
+            if entries:
+                write_text(path, json.dumps(entries) + "\n")
+            else:
+                path.unlink(missing_ok=True)
+    except (OSError, NotImplementedError, Timeout) as error:
+        logger.info(f"{path} cannot be written ({error})")
+
+
+def remember_selection(folder: str | os.PathLike, selection: str | os.PathLike) -> None:
+    """Remember that a selection is being made, so that it is noted also where its process dies before it has.
+
+    Args:
+        folder: of the images.
+        selection: path of the ``selection.json``.
+    """
+    before = selection_sha256(selection)
+    _update_expected(Path(folder), lambda entries: entries.update({relative(selection, folder): before}))
+
+
+def forget_selection(folder: str | os.PathLike, selection: str | os.PathLike) -> None:
+    """Expect a selection no longer: it is noted."""
+    path = relative(selection, folder)
+    if path in expected_selections(folder):
+        _update_expected(Path(folder), lambda entries: entries.pop(path, None))

@@ -6,7 +6,7 @@ in COCO: pixel (row, column) covers [column, column + 1] x [row, row + 1]. Both 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,19 @@ from scipy import ndimage
 from shapely.errors import GEOSException, ShapelyError
 from shapely.geometry.base import BaseGeometry
 
-__all__ = ["make_polygon", "mask_polygons", "number_objects", "paint", "runs_of"]
+__all__ = [
+    "make_polygon",
+    "mask_polygons",
+    "number_objects",
+    "paint",
+    "paint_cost",
+    "paint_rings",
+    "ring_arrays",
+    "runs_of",
+]
 
 FARTHEST = 1e7  # pixels; no image is larger, and GEOS stays exact far below
+_AT_ONCE = 1 << 16  # crossings of edges and pixel rows that are worked out together; bounds the memory
 AREAL = ("Polygon", "MultiPolygon")
 
 
@@ -75,16 +85,14 @@ def mask_polygons(labels: np.ndarray, x: int = 0, y: int = 0) -> list[BaseGeomet
     return polygons
 
 
-def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
-    """A valid geometry of one outline and its holes, whatever the hand that drew it.
-
-    An outline that crosses or touches itself becomes the pieces that it encloses; what it goes round twice is inside.
+def ring_arrays(rings: Iterable[Any]) -> list[np.ndarray]:
+    """Check the rings of a polygon that comes from outside.
 
     Args:
         rings: the outer ring, then the holes, each a sequence of (x, y) in pixels; closed or not.
 
     Returns:
-        A polygon or multi-polygon, empty where the outline encloses nothing.
+        Each ring as float64 (N, 2).
 
     Raises:
         ValueError: one line, for anything that is no sequence of points, or points beyond any image.
@@ -103,6 +111,25 @@ def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
         if not np.isfinite(points).all() or (np.abs(points) > FARTHEST).any():
             raise ValueError(f"an outline has a point that is no number, or beyond {FARTHEST:g} pixels")
         arrays.append(points)
+    return arrays
+
+
+def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
+    """A valid geometry of one outline and its holes, whatever the hand that drew it.
+
+    An outline that crosses or touches itself becomes the pieces that it encloses; what it goes round twice is inside.
+    Time and memory grow with the number of crossings; :func:`paint_rings` needs neither the geometry nor that time.
+
+    Args:
+        rings: as for :func:`ring_arrays`.
+
+    Returns:
+        A polygon or multi-polygon, empty where the outline encloses nothing.
+
+    Raises:
+        ValueError: as :func:`ring_arrays` does.
+    """
+    arrays = ring_arrays(rings)
     if not arrays or len(arrays[0]) < 3:
         return shapely.Polygon()
     try:
@@ -120,26 +147,83 @@ def areas_of(geometry: BaseGeometry) -> BaseGeometry:
     return shapely.union_all(parts) if parts else shapely.Polygon()
 
 
-def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row of every pixel row whose centre line a closed ring crosses, and the first column right of there."""
-    start, end = points[:-1], points[1:]
-    # from top to bottom, so that two outlines that share an edge compute the same crossings
-    down = (start[:, 1] <= end[:, 1])[:, None]
-    (x0, y0), (x1, y1) = np.where(down, start, end).T, np.where(down, end, start).T
+def _spans(ring: np.ndarray, height: int) -> tuple[np.ndarray, ...]:
+    """Edges of a closed ring from top to bottom: x0, y0, x1, y1, first row and row after the last, which way it goes.
+
+    From top to bottom, so that two outlines that share an edge compute the same crossings.
+    """
+    start, end = ring[:-1], ring[1:]
+    down = start[:, 1] <= end[:, 1]
+    (x0, y0), (x1, y1) = np.where(down[:, None], start, end).T, np.where(down[:, None], end, start).T
     first, last = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (y0, y1))
+    return x0, y0, x1, y1, first, last, np.where(down, 1, -1).astype(np.int32)
+
+
+def _closed(ring: np.ndarray) -> np.ndarray:
+    return ring if np.array_equal(ring[0], ring[-1]) else np.vstack([ring, ring[:1]])
+
+
+def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice, np.ndarray] | None:
+    """Rows and columns of a mask, and which pixels there have their centre inside a ring: it goes round them."""
+    x0, y0, x1, y1, first, last, way = _spans(_closed(ring), height)
     counts = last - first
-    edge = np.repeat(np.arange(len(start)), counts)
-    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    share = (rows + 0.5 - y0[edge]) / (y1 - y0)[edge]
-    x = x0[edge] + share * (x1 - x0)[edge]
-    return rows, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    crossed = np.flatnonzero(counts)
+    if not len(crossed):
+        return None
+    top, bottom = int(first[crossed].min()), int(last[crossed].max())
+    left, right = (int(np.clip(np.ceil(x - 0.5), 0, width)) for x in (ring[:, 0].min(), ring[:, 0].max()))
+    turns = np.zeros((bottom - top, right - left + 1), dtype=np.int32)
+    done = np.cumsum(counts[crossed])
+    for part in np.split(crossed, np.searchsorted(done, np.arange(_AT_ONCE, done[-1], _AT_ONCE), side="right")):
+        count = counts[part]
+        edge = np.repeat(part, count)
+        rows = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+        share = (rows + 0.5 - y0[edge]) / (y1 - y0)[edge]
+        x = x0[edge] + share * (x1 - x0)[edge]
+        columns = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)
+        np.add.at(turns, (rows - top, columns - left), way[edge])
+    return slice(top, bottom), slice(left, right), np.cumsum(turns, axis=1)[:, :-1] != 0
+
+
+def paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
+    """How much work :func:`paint_rings` has with rings: crossings of edges and pixel rows, and pixels looked at."""
+    cost = 0
+    for ring in rings:
+        if len(ring) >= 3:
+            *_, first, last, _ = _spans(_closed(ring), height)
+            left, right = np.clip([ring[:, 0].min(), ring[:, 0].max()], 0, width)
+            cost += 4 * int((last - first).sum()) + int((last.max() - first.min()) * (right - left)) + len(ring)
+    return cost
+
+
+def paint_rings(mask: np.ndarray, rings: Sequence[np.ndarray]) -> bool:
+    """Set the pixels of a mask whose centres lie inside an outline and in none of its holes.
+
+    Inside is what a ring goes round, once or more often, so that outlines that cross themselves are no special case.
+    A centre exactly on an edge belongs to the polygon to its right, or below, so that polygons which share an edge
+    share no pixel and leave no gap (``skimage.draw.polygon`` gives it to both, ``shapely.contains_xy`` to neither).
+
+    Args:
+        mask: bool (H, W), changed in place.
+        rings: of :func:`ring_arrays`; they may leave the mask.
+
+    Returns:
+        Whether any pixel lies inside.
+    """
+    outer = _goes_round(rings[0], *mask.shape) if rings and len(rings[0]) >= 3 else None
+    if outer is None:
+        return False
+    rows, columns, inside = outer
+    for ring in rings[1:]:
+        hole = _goes_round(ring - (columns.start, rows.start), *inside.shape) if len(ring) >= 3 else None
+        if hole is not None:
+            inside[hole[0], hole[1]] &= ~hole[2]
+    mask[rows, columns] |= inside
+    return bool(inside.any())
 
 
 def paint(mask: np.ndarray, geometry: BaseGeometry, x: int = 0, y: int = 0) -> bool:
-    """Set the pixels of a mask whose centres lie inside a geometry.
-
-    A centre exactly on an edge belongs to the polygon to its right, or below, so that polygons which share an edge
-    share no pixel and leave no gap (``skimage.draw.polygon`` gives it to both, ``shapely.contains_xy`` to neither).
+    """Set the pixels of a mask whose centres lie inside a geometry, as :func:`paint_rings` does.
 
     Args:
         mask: bool (H, W), changed in place.
@@ -150,17 +234,7 @@ def paint(mask: np.ndarray, geometry: BaseGeometry, x: int = 0, y: int = 0) -> b
     Returns:
         Whether any pixel lies inside.
     """
-    painted = False
-    for polygon in getattr(geometry, "geoms", [geometry]):
-        rings = [shapely.get_coordinates(ring) - (x, y) for ring in shapely.get_rings(polygon)]
-        crossings = [_crossings(ring, *mask.shape) for ring in rings]
-        if not sum(len(rows) for rows, _ in crossings):
-            continue
-        rows, columns = (np.concatenate(part) for part in zip(*crossings, strict=True))
-        top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max()
-        flips = np.zeros((bottom - top, right - left + 1), dtype=bool)
-        np.logical_xor.at(flips, (rows - top, columns - left), True)
-        inside = np.logical_xor.accumulate(flips, axis=1)[:, :-1]
-        mask[top:bottom, left:right] |= inside
-        painted = painted or bool(inside.any())
-    return painted
+    polygons = getattr(geometry, "geoms", [geometry])
+    # a list, since each of them has to be painted
+    rings = [[shapely.get_coordinates(ring) - (x, y) for ring in shapely.get_rings(one)] for one in polygons]
+    return any([paint_rings(mask, of_one) for of_one in rings])

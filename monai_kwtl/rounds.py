@@ -17,15 +17,27 @@ from monai_kwtl.bundle import file_sha256, is_main_process
 from monai_kwtl.data import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.mask_record import MaskRecord, has_record, read_record
-from monai_kwtl.project import Round, now, read_project, relative, update_project
+from monai_kwtl.project import (
+    Round,
+    expected_selections,
+    forget_selection,
+    now,
+    read_project,
+    relative,
+    remember_selection,
+    selection_sha256,
+    update_project,
+)
 from monai_kwtl.selection_file import read_selection, region_to_dict
 
 __all__ = [
     "TrainingNote",
     "curve",
     "curve_of",
+    "expect_selection",
     "mask_facts",
     "note_masks",
+    "note_missed",
     "note_selection",
     "note_training",
 ]
@@ -35,6 +47,18 @@ logger = logging.getLogger("monai_kwtl")
 
 def _sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def expect_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
+    """Remember, before a selection is written, that it is to be noted, also where its process dies before it has.
+
+    Args:
+        noted: whether it is.
+        dataset: folder of the images.
+        selection: path of the ``selection.json``.
+    """
+    if noted and is_main_process():
+        remember_selection(dataset, selection)
 
 
 def note_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
@@ -63,7 +87,27 @@ def note_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.
         kept = [each for each in rounds if each["masks"] or each["selection"]["path"] != entry["path"]]
         return [*kept, {"selection": entry, "masks": None, "model": None}]
 
-    update_project(dataset, change)
+    if update_project(dataset, change):
+        forget_selection(dataset, selection)
+
+
+def note_missed(dataset: str | os.PathLike) -> None:
+    """Note selections whose process died after it had written them and before it could note them.
+
+    Args:
+        dataset: folder of the images.
+    """
+    if not is_main_process():
+        return
+    for path, before in expected_selections(dataset).items():
+        selection = Path(dataset, path)
+        if selection_sha256(selection) not in (None, before):
+            try:
+                note_selection(True, dataset, selection)
+            except KWTLError as error:
+                logger.warning(f"a selection that was interrupted is not noted: {error}")
+            else:
+                logger.info(f"{os.path.relpath(selection)} was written, but not noted: it is a round now")
 
 
 def mask_facts(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> dict[str, Any]:
@@ -86,6 +130,7 @@ def note_masks(dataset: str | os.PathLike, labels: str | os.PathLike) -> bool:
     Returns:
         Whether ``project.json`` says so now.
     """
+    note_missed(dataset)
     by_selection: dict[str, list[MaskRecord]] = {}
     for record in read_record(labels):
         if Path(labels, record.mask).is_file():

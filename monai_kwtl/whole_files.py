@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["replaced", "written_whole"]
+__all__ = ["remove_leftovers", "replaced", "sync_folder", "written_whole"]
+
+_ENDING = ".unfinished"
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike) -> Iterator[Path]:
+def replaced(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
     """Write a file beside its final name, and rename it when the body is through: readers see the old file or the new.
 
     Args:
         path: of the file.
+        durable: the content is on the disk before the file gets its name, and the name before this returns, so that
+            neither the death of the process nor that of the machine leaves less than the old file or the new.
 
     Yields:
         The path to write to, in the same folder; it is gone afterwards, also when the body raises.
@@ -26,18 +31,33 @@ def replaced(path: str | os.PathLike) -> Iterator[Path]:
         OSError: when it cannot be written; what was at ``path`` is untouched.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{_ENDING}")
     try:
         yield unfinished
+        if durable:
+            with open(unfinished, "rb+") as stream:
+                os.fsync(stream.fileno())  # some disks say only now that they are full
         os.replace(unfinished, path)
+        if durable:
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder on the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike, hint: str = "make room, or choose another --output_dir") -> Iterator[Path]:
-    """:func:`replaced` for results of a stage: the file is on the disk before it gets its name, and errors are a line.
+    """:func:`replaced`, durable, for results of a stage: errors are a line.
 
     Args:
         path: of the file.
@@ -50,9 +70,36 @@ def written_whole(path: str | os.PathLike, hint: str = "make room, or choose ano
         KWTLError: when it cannot be written, as on a full disk; what was at ``path`` is untouched.
     """
     try:
-        with replaced(path) as unfinished:
+        with replaced(path, durable=True) as unfinished:
             yield unfinished
-            with open(unfinished, "rb+") as stream:
-                os.fsync(stream.fileno())  # some disks say only now that they are full
     except OSError as error:
         raise KWTLError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
+
+
+def remove_leftovers(folder: str | os.PathLike) -> int:
+    """Remove what processes that were killed while writing left in a folder; of those that live, nothing.
+
+    Returns:
+        How many files were removed.
+    """
+    removed = 0
+    for left in Path(folder).glob(f".*{_ENDING}"):
+        process = left.name.split(".")[-3]  # of names as replaced() makes them
+        if process.isdecimal() and not _lives(int(process)):
+            with contextlib.suppress(OSError):
+                left.unlink()
+                removed += 1
+    return removed
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this number lives; where that cannot be asked without harm, it is taken to."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True

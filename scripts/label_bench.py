@@ -1,6 +1,9 @@
 """Measures the label server: start, memory, and the time of score, next and infer, beside MONAI Label's own scoring.
 
-.venv-label/bin/python scripts/label_bench.py ssTEM --images 20
+With ``--annotators`` it lets that many label at once instead, beside a training and a scoring.
+
+    .venv-label/bin/python scripts/label_bench.py ssTEM --images 20
+    .venv-label/bin/python scripts/label_bench.py ssTEM --images 12 --annotators 8 --requests 200
 """
 
 from __future__ import annotations
@@ -9,14 +12,22 @@ import argparse
 import json
 import shutil
 import statistics
+import tempfile
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 from label_client import ROOT, data_set, running_server, set_settings
+from PIL import Image
 
 from monai_kwtl.bundle import one_line_errors
-from monai_kwtl.data import find_images
+from monai_kwtl.data import find_images, read_label
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.label.client import LabelServer
 from monai_kwtl.label.studies import image_id
 from monai_kwtl.summary import format_table
 
@@ -37,6 +48,81 @@ def seconds(call, times: int = 1) -> float:
     return statistics.median(taken)
 
 
+class Together(NamedTuple):
+    """What several annotators met: seconds of each call, what went wrong, and what was acknowledged."""
+
+    seconds: list[float]
+    wrong: list[str]
+    labelled: list[tuple[str, tuple[int, int, int, int]]]
+
+
+def annotate_together(url: str, truth: Mapping[str, np.ndarray], annotators: int, requests: int) -> Together:
+    """Let several annotators label at once, each by turns asking for a region, its segmentation, and sending its mask.
+
+    Args:
+        url: of the server.
+        truth: {id: true mask} of its images.
+        annotators: how many.
+        requests: of each.
+    """
+    met = Together([], [], [])
+
+    def one(name: str) -> None:
+        server, rng = LabelServer(url, timeout=600), np.random.default_rng(list(name.encode()))
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(requests):
+                call = ("next", "infer", "put")[number % 3]
+                begun = time.perf_counter()
+                try:
+                    if call == "next":
+                        # where nothing is left to give out, some region is labelled again
+                        identity = sorted(truth)[rng.integers(len(truth))]
+                        height, width = (length // 2 for length in truth[identity].shape)
+                        entry: Any = {"id": identity, "bbox": [*map(int, rng.integers((width, height))), width, height]}
+                        entry = server.post("/activelearning/random", {"client_id": name, "mode": "region"})
+                    elif call == "infer":
+                        server.infer(entry["id"])
+                    else:
+                        x, y, width, height = entry["bbox"]
+                        path = Path(folder) / "mask.png"
+                        Image.fromarray(truth[entry["id"]][y : y + height, x : x + width]).save(path)
+                        params = {"region": entry["bbox"], "client_id": name, "confirm": ["empty", "full"]}
+                        server.put_label(entry["id"], path, params)
+                        met.labelled.append((entry["id"], (x, y, width, height)))
+                except KWTLError as error:
+                    if "answered 404" not in str(error):
+                        met.wrong.append(f"{call}: {error}")
+                met.seconds.append(time.perf_counter() - begun)
+
+    threads = [threading.Thread(target=one, args=(f"annotator {number}",)) for number in range(annotators)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return met
+
+
+def measure_together(server: LabelServer, items: list[dict[str, Any]], annotators: int, requests: int) -> None:
+    """Let annotators label beside a training and a scoring, and print how it went."""
+    truth = {image_id(item["name"]): read_label(item)[0] > 0 for item in items}
+    first = next(iter(truth))
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(truth[first]).save(Path(folder) / "mask.png")
+        server.put_label(first, Path(folder) / "mask.png", {"confirm": ["empty", "full"]})
+    server.post("/train/kwtl", {"steps": 200})
+    server.post("/scoring/kwtl")
+    met = annotate_together(server.url, truth, annotators, requests)
+    rows = [
+        ("calls", str(len(met.seconds))),
+        ("median, ms", f"{1000 * statistics.median(met.seconds):.0f}"),
+        ("longest, s", f"{max(met.seconds):.1f}"),
+        ("labels acknowledged", str(len(met.labelled))),
+        ("calls that went wrong", str(len(met.wrong))),
+    ]
+    print("\n".join(format_table(("", ""), rows)[1:]))
+    print("\n".join(met.wrong[:10]))
+
+
 def main() -> None:
     """Measure, and print the table."""
     one_line_errors()
@@ -46,6 +132,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=10, help="calls of next and infer; their median is reported")
     parser.add_argument("--model", type=Path, default=ROOT / "bundles" / "kwtl" / "models" / "model.pt")
     parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--annotators", type=int, default=0, help="let so many label at once instead")
+    parser.add_argument("--requests", type=int, default=200, help="of each of them")
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     data = data_set(options.target)
@@ -62,6 +150,10 @@ def main() -> None:
     log = output / "server.log"
     with running_server(output / "images", output / "app", log, arguments) as (_, _, first):
         rows.append(("first start, with making the app's weights, s", f"{first:.1f}"))
+    if options.annotators:
+        with running_server(output / "images", output / "app", log, []) as (server, _, _):
+            measure_together(server, items, options.annotators, options.requests)
+        return
     with running_server(output / "images", output / "app", log, []) as (server, process, start):
         rows.append(("start, s", f"{start:.1f}"))
         rows.append(("memory after the start, MiB", f"{memory(process.pid):.0f}"))

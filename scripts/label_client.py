@@ -120,7 +120,9 @@ def annotate(server: LabelServer, batch: list[dict], truth: dict[str, np.ndarray
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{entry['id']}.png"
             Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-            server.put_label(entry["id"], path, {"region": entry["bbox"], "client_id": client})
+            server.put_label(
+                entry["id"], path, {"region": entry["bbox"], "client_id": client, "confirm": ["empty", "full"]}
+            )
         pixels += width * height
         foreground += int(truth[entry["id"]][inside].sum())
     return pixels, foreground

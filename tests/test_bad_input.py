@@ -18,7 +18,8 @@ from bad_input.training import META_TRAINING, TUNING
 from stage_here import random_weights, run
 from stage_process import ROOT
 
-NOTES = {"my_images/project.json", "my_images/.project.json.lock"}  # of what has been selected and trained
+# of what has been selected and trained, and what of it is still to be noted
+NOTES = {"my_images/project.json", "my_images/.project.json.lock", "my_images/.project.json.expected"}
 RESULTS = ("model.pt", "model.json", "selection.json", "selection.csv", "evaluation.json", "evaluation.csv")
 CASES = [*IMAGES, *SELECTING, *WEIGHTS, *OUTPUT, *MASKS, *REGIONS, *TUNING, *META_TRAINING]
 # each case in one of its stages, in turn

@@ -12,7 +12,7 @@ from matplotlib.path import Path as MatplotlibPath
 from scipy import ndimage
 from skimage.draw import disk
 
-from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint
+from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint, paint_rings, ring_arrays
 
 
 def painted(geometry, shape, x=0, y=0):
@@ -102,6 +102,28 @@ def test_outlines_without_an_inside_are_empty(rings):
 def test_points_that_are_none_are_refused(ring):
     with pytest.raises(ValueError, match="outline"):
         make_polygon([ring])
+
+
+def test_rings_are_painted_as_the_valid_geometry_of_them_is():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        ring = rng.uniform(-4, 44, (rng.integers(3, 9), 2))
+        hole = np.array([[10, 10], [30, 10], [30, 30], [10, 30]]) + rng.uniform(-4, 4, (4, 2))
+        shell = make_polygon([ring])
+        for rings in ([ring], [ring, hole]):
+            expected = shell if len(rings) == 1 else shell.difference(make_polygon([hole]))
+            mask = np.zeros((40, 41), dtype=bool)
+            assert paint_rings(mask, ring_arrays(rings)) == mask.any()
+            assert np.array_equal(mask, painted(expected, mask.shape))
+
+
+def test_crossings_are_worked_out_in_parts_to_the_same_mask(monkeypatch):
+    ring = ring_arrays([np.random.default_rng(4).uniform(0, 60, (70, 2))])
+    whole, in_parts = np.zeros((2, 60, 61), dtype=bool)
+    paint_rings(whole, ring)
+    monkeypatch.setattr("monai_kwtl.raster._AT_ONCE", 7)
+    paint_rings(in_parts, ring)
+    assert whole.any() and np.array_equal(whole, in_parts)
 
 
 def test_huge_outlines_cost_what_lies_in_the_region():

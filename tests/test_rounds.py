@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from stage_here import random_weights, run
+from stage_process import Death
+from stage_process import run as in_process
 
 from monai_kwtl import project
 from monai_kwtl.bundle import file_sha256
@@ -396,3 +399,81 @@ def test_import_notes_its_masks_where_it_knows_the_images(place):
     assert read_project("images")[0]["masks"] is None
     assert main(["import", "work", "--from", "png", "--output", "masks", "--dataset_dir", "images"]) == 0
     assert read_project("images")[0]["masks"]["regions"] == 2
+
+
+class Killed(BaseException):
+    """The death of the process, as far as anything in it can tell."""
+
+
+def select_and_die(monkeypatch, where, **knobs):
+    """A selection whose process dies when it calls this function."""
+    deaths = []
+
+    def die(*_arguments, **_knobs):
+        deaths.append(where)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"monai_kwtl.{where}", die)
+        assert select(**knobs).status != 0
+    assert deaths == [where]
+
+
+@pytest.mark.parametrize("next_command", ["status", "select", "train"])
+def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
+    place, monkeypatch, capsys, next_command
+):
+    select_and_die(monkeypatch, "rounds.update_project")
+    selection = Path("output/images/select/selection.json")
+    assert selection.exists() and read_project("images") == []
+    if next_command == "status":
+        assert main(["status", "images"]) == 0
+        assert "next: label the regions of" in capsys.readouterr().out
+    elif next_command == "select":
+        taken_regions(place.pool, None, "images", "elsewhere/selection.json")
+    else:
+        label(str(selection.parent), "masks")
+    (entry,) = read_project("images")
+    assert entry["selection"]["sha256"] == file_sha256(selection)
+    assert not list(Path("images").glob(".*expected*"))
+
+
+@pytest.mark.parametrize("where", ["regions._replace", "handlers.write_selection", "rounds.forget_selection"])
+def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place, monkeypatch, where):
+    select_and_die(monkeypatch, where)
+    assert main(["status", "images"]) == 0
+    selection = Path("output/images/select/selection.json")
+    assert len(read_project("images")) == selection.exists()
+    select(overwrite="true")
+    (entry,) = read_project("images")
+    assert entry["selection"]["sha256"] == file_sha256(selection)
+
+
+def test_a_former_selection_that_was_not_to_be_noted_is_not_noted_for_a_later_one_that_died(place, monkeypatch):
+    select(project="false")
+    select_and_die(monkeypatch, "handlers.write_selection", overwrite="true", budget_windows=1)
+    assert main(["status", "images"]) == 0 and read_project("images") == []
+
+
+@pytest.mark.slow  # its short twins are those of simulated deaths
+def test_a_selection_that_is_killed_around_any_file_is_noted_once_by_whatever_comes_next(place):
+    """Around every second rename of a selection, up to its end: its scores, crops, outlines, tables, note."""
+    ended, count = None, 0
+    while ended is None or ended.status != 0:
+        count += 2
+        output, moment = place.folder / f"out{count}", "before" if count % 4 else "after"
+        knobs = QUICK | {"ckpt": place.folder / "start.pt", "budget_windows": 2}
+        death = Death(moment, count)
+        images = place.folder / f"images{count}"
+        shutil.copytree(place.folder / "images", images)
+        ended = in_process("select", place.folder / "log", death, dataset_dir=images, output_dir=output, **knobs)
+        assert ended.status in (-9, 0), ended.err
+        selection = output / "selection.json"
+        assert main(["status", str(images)]) == 0
+        assert [e["selection"]["sha256"] for e in read_project(images)] == [
+            file_sha256(p) for p in (selection,) if p.exists()
+        ]
+        assert run("select", dataset_dir=images, output_dir=output, overwrite="true", **knobs).status == 0
+        (entry,) = read_project(images)
+        assert entry["selection"]["sha256"] == file_sha256(selection)
+    assert count > 10

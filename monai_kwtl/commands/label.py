@@ -62,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     put.add_argument("selection", help="folder that 'next' wrote")
     put.add_argument("labels", help="folder of masks (named like the pictures, or like the images) or of outlines")
 
+    put.add_argument(
+        "--confirm", nargs="+", default=[], metavar="WHAT", help="masks that are empty, full or picture are right"
+    )
+
     for action in (following, put):
         action.add_argument("--server", default=SERVER, help="address of the server")
         action.add_argument("--client", default=_client(), help="who labels")
@@ -152,7 +156,9 @@ def _next(options: argparse.Namespace) -> int:
 def _put(options: argparse.Namespace) -> int:
     from monai_kwtl.label.client import put_labels
 
-    sent, missing = put_labels(_server(options), Path(options.selection), Path(options.labels), options.client)
+    sent, missing = put_labels(
+        _server(options), Path(options.selection), Path(options.labels), options.client, options.confirm
+    )
     print(f"sent {sent} regions")
     if missing:
         print(f"{len(missing)} have no mask yet: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")

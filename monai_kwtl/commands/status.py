@@ -8,6 +8,7 @@ from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project import PROJECT_NAME, Round, read_project
+from monai_kwtl.rounds import note_missed
 from monai_kwtl.summary import format_table
 
 HEADER = ("round", "selected", "regions", "images", "labelled", "foreground", "held-out IoU", "model")
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.dataset_dir)
     if not folder.is_dir():
         raise KWTLError(f"there is no folder {folder}: give that of the images")
+    note_missed(folder)
     rounds = read_project(folder)
     if not rounds:
         print(f"no rounds yet in {folder}: there is no {PROJECT_NAME}, which select.json writes beside the images")

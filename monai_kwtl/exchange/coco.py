@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import shapely
 from PIL import Image
-from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below, inner_name
 from monai_kwtl.json_file import Checker, parse_json, short
-from monai_kwtl.raster import make_polygon, mask_polygons, paint
+from monai_kwtl.raster import mask_polygons, paint_rings, ring_arrays
 from monai_kwtl.selection import Region
 
-__all__ = ["decode_counts", "encode_counts", "paint_cell", "polygons_of", "read_cvat", "unpack_counts", "write_cvat"]
+__all__ = ["decode_counts", "encode_counts", "paint_cell", "read_cvat", "rings_of", "unpack_counts", "write_cvat"]
 
 CATEGORIES = ("cell", FINISHED, UNFINISHED)
 LABELS_NAME = "cvat_labels.json"
@@ -243,21 +242,22 @@ def paint_cell(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
         cell = _decode(shape, mask.shape)
         mask |= cell
         return bool(cell.any())
-    if not isinstance(shape, list):
-        raise ValueError(f"segmentation must be polygons or run lengths, not {short(shape)}")
-    if not shape:
-        return paint(mask, _rectangle(entry.get("bbox")))
     # a list, since each of them has to be painted
-    return any([paint(mask, polygon) for polygon in polygons_of(shape)])
+    return any([paint_rings(mask, [ring]) for ring in rings_of(entry)])
 
 
-def polygons_of(shape: Sequence[Any]) -> list[BaseGeometry]:
-    """The polygons of a segmentation, each a flat list x, y, x, y, ...
+def rings_of(entry: Mapping[str, Any]) -> list[np.ndarray]:
+    """The outlines of an annotation: its polygons, else its ``bbox``, each float64 (N, 2); of run lengths none.
 
     Raises:
-        ValueError: one line, for what is none.
+        ValueError: one line, for what is neither.
     """
-    return [make_polygon([_points(flat)]) for flat in shape]
+    shape = entry.get("segmentation")
+    if isinstance(shape, dict):
+        return []
+    if not isinstance(shape, list):
+        raise ValueError(f"segmentation must be polygons or run lengths, not {short(shape)}")
+    return ring_arrays([_points(flat) for flat in shape] or [_rectangle(entry.get("bbox"))])
 
 
 def _points(flat: Any) -> np.ndarray:
@@ -270,10 +270,10 @@ def _points(flat: Any) -> np.ndarray:
     return numbers.reshape(-1, 2)
 
 
-def _rectangle(box: Any) -> shapely.Polygon:
+def _rectangle(box: Any) -> list[tuple[float, float]]:
     numbers = _points(box if isinstance(box, list) and len(box) == 4 else None)
     (x, y), (width, height) = numbers
-    return make_polygon([[(x, y), (x + width, y), (x + width, y + height), (x, y + height)]])
+    return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 
 
 def _decode(shape: Mapping[str, Any], expected: tuple[int, ...]) -> np.ndarray:

@@ -20,7 +20,7 @@ from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 from monai_kwtl import __version__
 from monai_kwtl.allocator import keep_freed_memory
 from monai_kwtl.label.answers import answered, refuse
-from monai_kwtl.label.datastore import KWTLDatastore
+from monai_kwtl.label.datastore import FINAL, KWTLDatastore
 from monai_kwtl.label.infer import KWTLInfer, epistemic_infer
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.scoring import METHODS, KWTLScoring, unlabelled
@@ -124,6 +124,13 @@ class KWTLApp(MONAILabelApp):
         if uri and os.path.exists(image):
             # MONAI Label would take a file of that name in the server's current folder
             request = {**request, "image": uri}
+        tag = request.get("label_tag", "")
+        if request.get("save_label") and str(getattr(tag, "value", tag)).strip().casefold() == FINAL:
+            raise refuse(
+                400,
+                f"a prediction is no expert's label and cannot be saved as {FINAL!r}: use another label_tag, or send "
+                "the corrected mask with PUT /datastore/label.",
+            )
         if request.get("save_label") in (True, "true"):
             request = {**request, "result_extension": None}
         return super().infer(request, datastore)
@@ -171,6 +178,11 @@ class KWTLApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Score in the background what has no scores yet."""
         super().on_init_complete()
+        self.models.tidy()
+        interrupted = self.models.interrupted()
+        if interrupted is not None:
+            name = interrupted[0].name
+            logger.warning(f'training {name} was interrupted: POST /train/kwtl {{"resume": true}} goes on with it')
         if self.kwtl.score_at_start and self.models.current.is_file() and self.kwtl_unscored():
             self.async_scoring("kwtl")
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,9 @@ def next_regions(
     return regions, answer
 
 
-def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) -> tuple[int, list[str]]:
+def put_labels(
+    server: LabelServer, selection: Path, labels: Path, client: str, confirm: Sequence[str] = ()
+) -> tuple[int, list[str]]:
     """Send the labels of regions that :func:`next_regions` gave.
 
     Taken are masks named like the picture of a region; files named like an image, masks or outlines of all its regions;
@@ -168,6 +170,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
         selection: folder with ``selection.json``.
         labels: folder of masks and outlines.
         client: whose regions they are.
+        confirm: what is right about masks that look like none, see :data:`monai_kwtl.label.label_import.CONFIRM`.
 
     Returns:
         How many regions were sent, and the names of those of which there is no label yet.
@@ -182,12 +185,13 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
     by_stem = {base_name(name): path for name, path in files.items() if path.suffix.lower() in MASK_SUFFIXES}
     outlines = {base_name(n): path for n, path in files.items() if path.suffix.lower() in OUTLINE_SUFFIXES}
     left: dict[str, list[tuple[str, Region]]] = {}
+    said: dict[str, Any] = {"client_id": client, **({"confirm": list(confirm)} if confirm else {})}
     sent = 0
     for name, region in zip(region_file_names(regions), regions, strict=True):
         page = {} if region.page is None else {"page": region.page}
         box = list(region.box)
         if base_name(name) in by_stem:
-            params = {"region": box, "client_id": client, **page}
+            params = {"region": box, **said, **page}
             server.put_label(image_id(region.image), by_stem[base_name(name)], params)
             sent += 1
         else:
@@ -203,7 +207,7 @@ def put_labels(server: LabelServer, selection: Path, labels: Path, client: str) 
             continue
         for page in pages:
             mine = [r for _, r in members if r.page == page]
-            params = {"regions": [list(r.box) for r in mine], "client_id": client}
+            params = {"regions": [list(r.box) for r in mine], **said}
             server.put_label(image_id(image), path, params if page is None else {**params, "page": page})
             sent += len(mine)
     if not sent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 from monai_kwtl.box import Box
 from monai_kwtl.data import read_label
@@ -18,9 +20,16 @@ from monai_kwtl.label.ranking import taken_pixels
 from monai_kwtl.label.sidecar import Lease
 from monai_kwtl.readers import UnreadableError, read_pixels
 
-__all__ = ["MASK_SUFFIXES", "Imported", "import_label", "read_masks", "whole", "write_masks"]
+__all__ = ["CONFIRM", "MASK_SUFFIXES", "Imported", "import_label", "mask_bytes", "read_masks", "whole", "write_masks"]
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+# what must be confirmed to be taken for a mask, and what was found
+CONFIRM = {
+    "empty": "has no foreground, as if there were no cell",
+    "full": "is foreground for the most part, as masks are that came out inverted: cells must not be 0",
+    "picture": "holds many values that change from pixel to pixel, as pictures do: in masks the background is 0",
+}
+_MOST = 0.6  # share of foreground, most of it in one piece, beyond which a mask looks inverted
 
 
 class Imported(NamedTuple):
@@ -51,15 +60,21 @@ def read_masks(path: Path, pages: Sequence[Mapping[str, Any]]) -> list[np.ndarra
     return [read_label({**page, "label": str(path)})[0] > 0 for page in pages]
 
 
-def write_masks(path: Path, masks: Sequence[np.ndarray]) -> None:
-    """Write masks, 0 and 255: one as PNG, several as the pages of a TIFF, as the suffix says."""
-    pixels = [mask.astype(np.uint8) * 255 for mask in masks]
-    if path.suffix.lower() in (".tif", ".tiff"):
-        with tifffile.TiffWriter(path) as writer:
+def mask_bytes(masks: Sequence[np.ndarray], suffix: str) -> bytes:
+    """Return the file of masks, 0 and 255: one as PNG, several as the pages of a TIFF, as the suffix says."""
+    pixels, stream = [mask.astype(np.uint8) * 255 for mask in masks], io.BytesIO()
+    if suffix.lower() in (".tif", ".tiff"):
+        with tifffile.TiffWriter(stream) as writer:
             for page in pixels:
                 writer.write(page, compression="zlib", photometric="minisblack", metadata=None)
     else:
-        Image.fromarray(pixels[0]).save(path)
+        Image.fromarray(pixels[0]).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_masks(path: Path, masks: Sequence[np.ndarray]) -> None:
+    """Write masks as :func:`mask_bytes` has them."""
+    path.write_bytes(mask_bytes(masks, path.suffix))
 
 
 def asked_boxes(params: Mapping[str, Any], item: Mapping[str, Any]) -> list[Box] | None:
@@ -127,7 +142,8 @@ def import_label(
     Args:
         path: of the file that came.
         pages: the items of the image.
-        params: of the label: those above, ``page`` for a label of one page, ``client_id``.
+        params: of the label: those above, ``page`` for a label of one page, ``client_id``, and ``confirm``, one or
+            several of :data:`CONFIRM`, for a mask that looks like none and is one.
         former: masks that the image has so far; None without.
         known: of all images, from the sidecar.
         leases: those of each page.
@@ -144,7 +160,9 @@ def import_label(
         raise KWTLError(f"{pages[0]['name']} has no page {params['page']} (counted from 0).")
     named = [p for p in pages if params.get("page") in (None, p["page"])]
     client = str(params["client_id"]) if params.get("client_id") else None
+    confirmed = _confirmed(params)
     masks, result_known, same = [], [], suffix in MASK_SUFFIXES and len(named) == len(pages)
+    said: list[np.ndarray] = []  # what the label says of each page, where it says something
     for number, item in enumerate(pages):
         before = None if former is None else former[number]
         before_known = known.get((item["sha256"], item["page"]), [])
@@ -157,13 +175,17 @@ def import_label(
             outlines = read_outlines(path, item)
             mask, regions = outlines.mask, asked if asked is not None else outlines.regions or None
         else:
-            mask, regions = _mask(path, item, asked, alone=len(named) == 1), asked
+            mask, entire = _mask(path, item, asked, len(named) == 1, confirmed)
+            same, regions = same and entire, asked
+        inside = taken_pixels(mask.shape, [whole(item)] if regions is None else regions)
+        said.append(mask[inside])
+        if suffix in MASK_SUFFIXES and "full" not in confirmed and _looks_inverted(mask & inside, inside.sum()):
+            raise _unconfirmed("full")
         if regions == [whole(item)]:
             masks.append(mask)
             result_known.append(regions)
             continue
         if regions is not None:
-            inside = taken_pixels(mask.shape, regions)
             merged = mask & inside if before is None else np.where(inside, mask, before)
         else:
             regions = served_boxes(leases.get(item["page"], ()), client) or []
@@ -174,7 +196,45 @@ def import_label(
         same = same and mask.shape == merged.shape and np.array_equal(mask, merged)
         masks.append(merged)
         result_known.append(list(dict.fromkeys([*before_known, *regions])))
-    return Imported(masks, result_known, same and not _of_region(path, pages))
+    if "empty" not in confirmed and not any(part.any() for part in said):
+        raise _unconfirmed("empty")
+    return Imported(masks, result_known, same)
+
+
+def _confirmed(params: Mapping[str, Any]) -> set[str]:
+    given = params.get("confirm") or []
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list) or not all(isinstance(one, str) and one in CONFIRM for one in given):
+        raise KWTLError(f"confirm must be one or several of {', '.join(CONFIRM)}, got {str(given)[:60]}.")
+    return set(given)
+
+
+def _unconfirmed(what: str) -> KWTLError:
+    return KWTLError(
+        f'the label {CONFIRM[what]}. If it is right all the same, send it again with the parameter "confirm": "{what}" '
+        f"(kwtl label put --confirm {what})."
+    )
+
+
+def _looks_inverted(mask: np.ndarray, of: int) -> bool:
+    """Whether the foreground is more than 60 % of so many pixels, and nine tenths of it hold together."""
+    foreground = np.count_nonzero(mask)
+    if foreground <= _MOST * of:
+        return False
+    return bool(np.bincount(ndimage.label(mask)[0].ravel())[1:].max() >= 0.9 * foreground)
+
+
+def _looks_like_a_picture(pixels: np.ndarray) -> bool:
+    """Whether an image has many values, and neighbours that are no background mostly differ.
+
+    Label images and CVAT's coloured masks have many values, too, but one inside each cell.
+    """
+    values = pixels.reshape(*pixels.shape[:2], -1)
+    pairs = (values[:, :-1] != 0).any(axis=2) & (values[:, 1:] != 0).any(axis=2)
+    equal = (values[:, :-1] == values[:, 1:]).all(axis=2)
+    if not pairs.any() or np.count_nonzero(equal & pairs) >= 0.5 * np.count_nonzero(pairs):
+        return False
+    return max(len(np.unique(values[..., channel])) for channel in range(values.shape[2])) > 16
 
 
 def _was_given_whole(leases: Sequence[Lease], client: str | None) -> bool:
@@ -182,34 +242,38 @@ def _was_given_whole(leases: Sequence[Lease], client: str | None) -> bool:
     return bool(mine) and mine[-1].mode == "image"
 
 
-def _size(path: Path, page: int | None) -> tuple[int, int]:
+def _pixels(path: Path, page: int | None) -> np.ndarray:
     try:
-        return read_pixels(path, page).shape[:2]
+        return read_pixels(path, page)
     except UnreadableError as error:
         raise KWTLError(f"the label cannot be read ({error}): save it as PNG or TIFF.") from error
 
 
-def _of_region(path: Path, pages: Sequence[Mapping[str, Any]]) -> bool:
-    return len(pages) == 1 and _size(path, None) != (pages[0]["height"], pages[0]["width"])
-
-
-def _mask(path: Path, item: Mapping[str, Any], asked: list[Box] | None, alone: bool) -> np.ndarray:
-    """The mask of an image out of a file that holds all of it, or the one region that was named."""
+def _mask(
+    path: Path, item: Mapping[str, Any], asked: list[Box] | None, alone: bool, confirmed: set[str]
+) -> tuple[np.ndarray, bool]:
+    """The mask of an image out of a file that holds all of it, or the one region that was named; whether all of it."""
     page = item["page"]
     if alone and page is not None:  # a label of one page may be a file of one image
         try:
             read_pixels(path, page)
         except UnreadableError:
             page = None
-    size = _size(path, page)
-    if size == (item["height"], item["width"]):
-        return read_label({**item, "label": str(path), "page": page})[0] > 0
-    if asked is not None and len(asked) == 1 and size == (asked[0].height, asked[0].width):
-        box, mask = asked[0], np.zeros((item["height"], item["width"]), dtype=bool)
-        mask[box.slices] = read_label({"label": str(path), "page": page})[0]
-        return mask
-    also = f", its region {asked[0].width} wide and {asked[0].height} high" if asked and len(asked) == 1 else ""
-    raise KWTLError(
-        f"the label is {size[1]} wide and {size[0]} high, {item['name']} {item['width']} wide and {item['height']} high"
-        f"{also}: save it in the size of the picture it was made on."
-    )
+    pixels = _pixels(path, page)
+    size = pixels.shape[:2]
+    entire = size == (item["height"], item["width"])
+    if not entire and not (asked is not None and len(asked) == 1 and size == (asked[0].height, asked[0].width)):
+        also = f", its region {asked[0].width} wide and {asked[0].height} high" if asked and len(asked) == 1 else ""
+        raise KWTLError(
+            f"the label is {size[1]} wide and {size[0]} high, {item['name']} {item['width']} wide and "
+            f"{item['height']} high{also}: save it in the size of the picture it was made on."
+        )
+    if "picture" not in confirmed and _looks_like_a_picture(pixels):
+        raise _unconfirmed("picture")
+    mask = pixels != 0
+    mask = mask.any(axis=2) if mask.ndim == 3 else mask
+    if entire:
+        return mask, True
+    box, larger = asked[0], np.zeros((item["height"], item["width"]), dtype=bool)
+    larger[box.slices] = mask
+    return larger, False

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from monai_kwtl.bundle import choose_device, file_sha256
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.pipeline import adapt, load_network
 from monai_kwtl.tuning import WeightsSaver
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.whole_files import remove_leftovers, written_whole
 
 __all__ = ["ModelFolder"]
+
+RECORD_NAME, LOCK_NAME = "training.json", ".lock"
 
 
 class ModelFolder:
@@ -71,8 +75,8 @@ class ModelFolder:
     def publish(self, weights: Path) -> str:
         """Work with other weights from now on, and return their SHA-256; readers see the old file or the new, whole."""
         for source, target in (
-            (weights.with_suffix(".json"), self.current.with_suffix(".json")),
             (weights, self.current),
+            (weights.with_suffix(".json"), self.current.with_suffix(".json")),
         ):
             with written_whole(target, "make room, or mend its permissions.") as unfinished:
                 shutil.copyfile(source, unfinished)
@@ -108,15 +112,82 @@ class ModelFolder:
             self._network = digest, adapt(network, [], adapt_norm=False).ready()
         return self._network[1]
 
-    def next_training(self) -> Path:
-        """A new folder for a training."""
-        trainings = self.folder.parent / "trainings"
-        trainings.mkdir(parents=True, exist_ok=True)
+    # --- trainings ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _trainings(self) -> Path:
+        return self.folder.parent / "trainings"
+
+    def next_training(self, request: Mapping[str, Any]) -> Path:
+        """Make a new folder for a training, with a record of what was asked for."""
+        self._trainings.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10**6):
-            folder = trainings / f"{number:04d}"
+            folder = self._trainings / f"{number:04d}"
             try:
                 folder.mkdir()
-                return folder
             except FileExistsError:
                 continue
-        raise KWTLError(f"{trainings} is full: move some of it away.")
+            self._record(folder, {"state": "begun", "request": dict(request)})
+            return folder
+        raise KWTLError(f"{self._trainings} is full: move some of it away.")
+
+    def _record(self, folder: Path, record: Mapping[str, Any]) -> None:
+        with written_whole(folder / RECORD_NAME, "make room, or mend its permissions.") as unfinished:
+            unfinished.write_text(json.dumps(record, default=str) + "\n", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def training(self, folder: Path) -> Iterator[None]:
+        """Hold a training's folder while it runs, and record how it ended; of one that is killed, nothing is recorded.
+
+        Raises:
+            KWTLError: when another process trains in it.
+        """
+        try:
+            with FileLock(folder / LOCK_NAME, timeout=5):  # who only asks holds it for a moment
+                try:
+                    yield
+                except Exception:
+                    self._record(folder, {"state": "failed"})
+                    raise
+                self._record(folder, {"state": "finished"})
+        except Timeout as error:
+            raise KWTLError(f"the training {folder.name} is going on in another process: wait for it.") from error
+
+    def interrupted(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the folder and the request of the last training, if it was killed; None where it was not, or runs."""
+        folders = sorted(self._trainings.glob("[0-9]*/")) if self._trainings.is_dir() else []
+        if not folders:
+            return None
+        try:
+            record = json.loads((folders[-1] / RECORD_NAME).read_text(encoding="utf-8"))
+            if record["state"] != "begun" or not isinstance(record["request"], dict):
+                return None
+            with FileLock(folders[-1] / LOCK_NAME, timeout=0):
+                return folders[-1], record["request"]
+        except (OSError, ValueError, KeyError, TypeError, Timeout):
+            return None
+
+    def resumed(self, request: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+        """Return folder and request of the training to go on with, where a request asks for that with ``resume``.
+
+        Args:
+            request: of a training.
+
+        Returns:
+            None and the request, where it asks for a new one.
+
+        Raises:
+            KWTLError: when no training was interrupted.
+        """
+        asked = {name: value for name, value in request.items() if name != "resume"}
+        if request.get("resume") not in (True, "true"):
+            return None, asked
+        found = self.interrupted()
+        if found is None:
+            raise KWTLError("no training was interrupted: there is nothing to resume.")
+        return found
+
+    def tidy(self) -> None:
+        """Remove the unfinished files of processes that were killed."""
+        for folder in (self.folder, *self._trainings.glob("[0-9]*/")):
+            remove_leftovers(folder)

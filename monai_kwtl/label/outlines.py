@@ -15,15 +15,19 @@ from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.coco import paint_cell, polygons_of
+from monai_kwtl.exchange.coco import paint_cell, rings_of
 from monai_kwtl.folders import base_name
-from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint
+from monai_kwtl.raster import mask_polygons, number_objects, paint_cost, paint_rings, ring_arrays
 from monai_kwtl.regions import CLASSIFICATION
 
 __all__ = ["OUTLINE_SUFFIXES", "Outlines", "geojson", "mask_outlines", "read_outlines", "xml"]
 
 OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
 REGION = CLASSIFICATION["name"]  # outlines of this class are no cells: everything inside them has been outlined
+MOST_POINTS = 1_000_000  # of the outlines of one image
+MOST_WORK = 1 << 28  # of painting them, as paint_cost() counts it; some seconds
+
+Rings = list[np.ndarray]
 
 
 class Outlines(NamedTuple):
@@ -76,26 +80,44 @@ def read_outlines(path: Path, item: Mapping[str, Any]) -> Outlines:
         ) from error
 
 
-def _from_polygons(polygons: Iterator[tuple[str, BaseGeometry]], item: Mapping[str, Any]) -> Outlines:
-    mask, regions = np.zeros((item["height"], item["width"]), dtype=bool), []
-    for name, polygon in polygons:
+class _Budget:
+    """Refuses outlines that would keep the server busy for long, before they are painted."""
+
+    def __init__(self, item: Mapping[str, Any]) -> None:
+        self.height, self.width = item["height"], item["width"]
+        self.points, self.work = MOST_POINTS, max(MOST_WORK, 8 * self.height * self.width)
+
+    def spend(self, rings: Rings) -> None:
+        self.points -= sum(map(len, rings))
+        if self.points < 0:
+            raise KWTLError(f"its outlines have more than {MOST_POINTS:,} points: simplify them, or send a mask.")
+        self.work -= paint_cost(rings, self.height, self.width)
+        if self.work < 0:
+            raise KWTLError("its outlines run to and fro over the image too often: draw them anew, or send a mask.")
+
+
+def _from_polygons(polygons: Iterator[tuple[str, Rings]], item: Mapping[str, Any]) -> Outlines:
+    mask, regions, budget = np.zeros((item["height"], item["width"]), dtype=bool), [], _Budget(item)
+    for name, rings in polygons:
+        budget.spend(rings)
         if name == REGION:
-            regions.append(_box(polygon, item))
+            regions.append(_box(rings, item))
         else:
-            paint(mask, polygon)
+            paint_rings(mask, rings)
     return Outlines(mask, regions)
 
 
-def _box(polygon: BaseGeometry, item: Mapping[str, Any]) -> Box:
-    bounds = np.nan_to_num(polygon.bounds).round().clip(0, [item["width"], item["height"]] * 2)
-    left, top, right, bottom = map(int, bounds)
-    if right <= left or bottom <= top:
-        raise KWTLError("a region lies outside the image, or is empty.")
-    return Box(left, top, right - left, bottom - top)
+def _box(rings: Rings, item: Mapping[str, Any]) -> Box:
+    if rings and len(rings[0]) >= 3:
+        corners = np.array([rings[0].min(axis=0), rings[0].max(axis=0)]).round()
+        (left, top), (right, bottom) = corners.clip(0, [item["width"], item["height"]]).astype(int).tolist()
+        if right > left and bottom > top:
+            return Box(left, top, right - left, bottom - top)
+    raise KWTLError("a region lies outside the image, or is empty.")
 
 
-def _features(document: Any, page: int | None) -> Iterator[tuple[str, BaseGeometry]]:
-    """Class name and area of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
+def _features(document: Any, page: int | None) -> Iterator[tuple[str, Rings]]:
+    """Class name and rings of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
     if isinstance(document, list):
         features = document
     elif document.get("type") == "FeatureCollection":
@@ -110,12 +132,12 @@ def _features(document: Any, page: int | None) -> Iterator[tuple[str, BaseGeomet
             yield from ((name, polygon) for polygon in _polygons(geometry))
 
 
-def _polygons(geometry: Mapping[str, Any]) -> Iterator[BaseGeometry]:
+def _polygons(geometry: Mapping[str, Any]) -> Iterator[Rings]:
     kind = geometry["type"]
     if kind == "Polygon":
-        yield make_polygon(geometry["coordinates"])
+        yield ring_arrays(geometry["coordinates"])
     elif kind == "MultiPolygon":
-        yield from map(make_polygon, geometry["coordinates"])
+        yield from map(ring_arrays, geometry["coordinates"])
     elif kind == "GeometryCollection":
         for part in geometry["geometries"]:
             yield from _polygons(part)
@@ -135,25 +157,27 @@ def _coco(document: Mapping[str, Any], item: Mapping[str, Any]) -> Outlines:
             f"it is for an image {own[0]['width']} wide and {own[0]['height']} high, not {width} and {height}."
         )
     names = {category["id"]: category["name"] for category in document.get("categories", [])}
-    mask, regions = np.zeros((height, width), dtype=bool), []
+    mask, regions, budget = np.zeros((height, width), dtype=bool), [], _Budget(item)
     for annotation in document["annotations"]:
         if annotation["image_id"] != own[0]["id"]:
             continue
         if names.get(annotation.get("category_id")) == REGION:
-            regions += [_box(polygon, item) for polygon in polygons_of(annotation["segmentation"])]
+            regions += [_box([ring], item) for ring in rings_of(annotation)]
         else:
+            for ring in rings_of(annotation):  # each is a cell of its own, or a part of one
+                budget.spend([ring])
             paint_cell(mask, annotation)
     return Outlines(mask, regions)
 
 
-def _asap(content: bytes) -> Iterator[tuple[str, BaseGeometry]]:
+def _asap(content: bytes) -> Iterator[tuple[str, Rings]]:
     if re.search(rb"<!\s*(DOCTYPE|ENTITY)", content, re.IGNORECASE):
         raise KWTLError("XML with a document type is not read.")
     for annotation in ElementTree.fromstring(content).iter("Annotation"):
         points = sorted(annotation.iter("Coordinate"), key=lambda point: float(point.get("Order", 0)))
         ring = [(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points]
         if len(ring) > 2:
-            yield annotation.get("PartOfGroup") or annotation.get("Name", ""), make_polygon([ring])
+            yield annotation.get("PartOfGroup") or annotation.get("Name", ""), ring_arrays([ring])
 
 
 def mask_outlines(mask: np.ndarray) -> list[shapely.Polygon]:

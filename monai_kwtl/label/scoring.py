@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monai_kwtl.bundle import versions
+from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import whole
 from monai_kwtl.label.models import ModelFolder
@@ -100,8 +101,14 @@ class KWTLScoring(ScoringMethod):
             new = self.sidecar.unscored(scoring, items)
             window, step = self.settings.window, self.settings.step
             self.scorer.features = strategy_of(None, items, window, step, network) in FEATURE_STRATEGIES
-            for item in new:
-                self.sidecar.put(scoring, item, score_item(item, network, self.scorer, self.settings.rescale))
+            for item in list(new):
+                try:
+                    found = score_item(item, network, self.scorer, self.settings.rescale)
+                except KWTLError as error:  # it changed since it was looked at
+                    logger.warning(f"{item['name']} is not scored: {error}")
+                    new.remove(item)
+                    continue
+                self.sidecar.put(scoring, item, found)
             if new:
                 self.sidecar.forget(self.method)
         seconds = round(time.time() - begun, 3)

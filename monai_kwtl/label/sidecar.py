@@ -19,10 +19,10 @@ from monai_kwtl.score_store import SCORES, pack_maps, pack_scores, to_bytes, unp
 from monai_kwtl.strategies import ImageScores
 from monai_kwtl.windows import WindowGrid
 
-__all__ = ["SIDECAR_NAME", "Lease", "Scoring", "Sidecar"]
+__all__ = ["SIDECAR_NAME", "Kept", "Lease", "Scoring", "Sidecar"]
 
 SIDECAR_NAME = "kwtl_scores.sqlite"
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS scorings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, method TEXT NOT NULL, model TEXT NOT NULL, settings TEXT NOT NULL,
@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS leases (
 CREATE TABLE IF NOT EXISTS known (
     image TEXT NOT NULL, page INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, PRIMARY KEY (image, page, x, y, width, height)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS labels (
+    id TEXT NOT NULL, tag TEXT NOT NULL, version INTEGER NOT NULL, suffix TEXT NOT NULL, sha256 TEXT NOT NULL,
+    placed INTEGER NOT NULL, PRIMARY KEY (id, tag)) WITHOUT ROWID;
 """
 
 
@@ -50,6 +53,26 @@ class Lease(NamedTuple):
     page: int | None
     box: Box
     until: float
+
+
+class Kept(NamedTuple):
+    """Which version of a label counts.
+
+    Args:
+        id: of the image.
+        tag: of the label.
+        version: number of it, from 1.
+        suffix: of its file.
+        sha256: of its file; empty for a label that was taken away.
+        placed: whether it lies where readers look for it, too.
+    """
+
+    id: str
+    tag: str
+    version: int
+    suffix: str
+    sha256: str
+    placed: bool
 
 
 class Scoring(NamedTuple):
@@ -90,11 +113,13 @@ class Sidecar:
         self._seen: dict[tuple, ImageScores] = {}
 
     @contextlib.contextmanager
-    def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+    def _open(self, write: bool = False, durable: bool = False) -> Iterator[sqlite3.Connection]:
         try:
             # closing() because sqlite3's own context manager ends the transaction only
             with contextlib.closing(sqlite3.connect(self.path, timeout=self.wait, isolation_level=None)) as database:
                 self._prepare(database)
+                # both survive the death of a process, FULL that of the machine as well
+                database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 try:
                     yield database
@@ -103,14 +128,14 @@ class Sidecar:
                     raise
                 database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            raise KWTLError(f"{self.path} cannot be used ({error}): move it away, and score again.") from error
+            raise KWTLError(
+                f"{self.path} cannot be used ({error}): move it away, start the server again, and score again."
+            ) from error
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise KWTLError(f"{self.path} was written by a newer version of KWTL: install that, or move it away.")
-        # survives the death of a process in any case, and that of the machine up to the last transactions
-        database.execute("PRAGMA synchronous=NORMAL")
         if version < _VERSION:
             self._write_ahead(database)
             database.execute("BEGIN IMMEDIATE")
@@ -222,14 +247,74 @@ class Sidecar:
         with self._open(write=True) as database:
             database.executemany("DELETE FROM leases WHERE id=?", [(number,) for number in ids])
 
+    # --- labels -------------------------------------------------------------------------------------------------------
+
+    def labels(self) -> dict[tuple[str, str], Kept]:
+        """{(id, tag): which version counts} of all labels that were ever kept, those taken away too."""
+        with self._open() as database:
+            return {(row[0], row[1]): Kept(*row[:5], bool(row[5])) for row in database.execute("SELECT * FROM labels")}
+
+    def label(self, identity: str, tag: str) -> Kept | None:
+        """Which version of a label counts; None where none was ever kept."""
+        with self._open() as database:
+            return self._label(database, identity, tag)
+
+    @staticmethod
+    def _label(database: sqlite3.Connection, identity: str, tag: str) -> Kept | None:
+        row = database.execute("SELECT * FROM labels WHERE id=? AND tag=?", (identity, tag)).fetchone()
+        return None if row is None else Kept(*row[:5], bool(row[5]))
+
+    def commit_label(
+        self,
+        label: Kept,
+        former: int,
+        known: Sequence[tuple[Mapping[str, Any], Sequence[Box]]] = (),
+        ended: Sequence[int] = (),
+    ) -> bool:
+        """Let a version of a label count, with what is known by it: all of it, or nothing.
+
+        Args:
+            label: the version; its file is on the disk already.
+            former: version that counted when this one was made out of it; 0 where there was none.
+            known: for each page, where everything has been outlined; replaces what was noted before.
+            ended: leases that come to their end with it.
+
+        Returns:
+            False, with nothing changed, where another version counts by now.
+        """
+        with self._open(write=True, durable=True) as database:
+            there = self._label(database, label.id, label.tag)
+            if (there.version if there else 0) != former:
+                return False
+            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?, ?)", label)
+            for item, boxes in known:
+                self._set_known(database, item, boxes)
+            database.executemany("DELETE FROM leases WHERE id=?", [(number,) for number in ended])
+        return True
+
+    @contextlib.contextmanager
+    def placing(self, identity: str, tag: str) -> Iterator[Kept | None]:
+        """Put the version that counts where readers look for it, with every other writer waiting.
+
+        Yields:
+            Which version counts; when the body is through it counts as placed.
+        """
+        with self._open(write=True) as database:
+            yield self._label(database, identity, tag)
+            database.execute("UPDATE labels SET placed=1 WHERE id=? AND tag=?", (identity, tag))
+
     # --- what is labelled ---------------------------------------------------------------------------------------------
 
     def set_known(self, item: Mapping[str, Any], boxes: Sequence[Box]) -> None:
         """Note in which regions of an image everything has been outlined; replaces what was noted before."""
-        with self._open(write=True) as database:
-            database.execute("DELETE FROM known WHERE image=? AND page=?", _key(item))
-            rows = [(*_key(item), *map(int, box)) for box in boxes]
-            database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?, ?, ?, ?, ?)", rows)
+        with self._open(write=True, durable=True) as database:
+            self._set_known(database, item, boxes)
+
+    @staticmethod
+    def _set_known(database: sqlite3.Connection, item: Mapping[str, Any], boxes: Sequence[Box]) -> None:
+        database.execute("DELETE FROM known WHERE image=? AND page=?", _key(item))
+        rows = [(*_key(item), *map(int, box)) for box in boxes]
+        database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def known(self) -> dict[tuple[str, int | None], list[Box]]:
         """{(SHA-256, page): the labelled regions} of all images that have any."""

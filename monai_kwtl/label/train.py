@@ -14,9 +14,9 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monai_kwtl.bundle import message_for_user
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.foreign import TRAINING_OPTIONS, harmless, training_options
+from monai_kwtl.json_file import write_text
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
-from monai_kwtl.label.label_import import whole
 from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.scoring import KWTLScoring
 from monai_kwtl.label.settings import LabelSettings
@@ -32,22 +32,17 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
-    """Where images are labelled: the regions on record, or all of an image whose mask was put there by hand.
+    """Where images are labelled; masks that were put there by hand since the last look count as complete.
 
     Raises:
         KWTLError: when nothing is labelled.
     """
-    known = sidecar.known()
-    items = studies.items()
-    on_record = {item["name"] for item in items if (item["sha256"], item["page"]) in known}
-    regions: list[Region] = []
-    for item in items:
-        if datastore.label_file(image_id(item["name"])) is None:
-            continue
-        # of a file of which some page is on record, the others are not labelled
-        otherwise = [] if item["name"] in on_record else [whole(item)]
-        for box in known.get((item["sha256"], item["page"]), otherwise):
-            regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
+    datastore.settle()
+    known, regions = sidecar.known(), []
+    for item in studies.items():
+        if datastore.label_file(image_id(item["name"])) is not None:
+            for box in known.get((item["sha256"], item["page"]), []):
+                regions.append(Region(len(regions) + 1, item["name"], item["page"], item["sha256"], *box, 0.0))
     if not regions:
         raise KWTLError("nothing is labelled yet: send labels with PUT /datastore/label?image=ID&tag=final first.")
     return regions
@@ -85,9 +80,13 @@ class KWTLTrain(TrainTask):
         return {name: value for name, value in settings if name in TRAINING_OPTIONS} | {"from_last": False}
 
     def stats(self) -> dict[str, Any]:
-        """Of the last training."""
+        """Of the last training; ``interrupted`` names one that was killed, which ``resume`` goes on with."""
         note = self.models.note(self.models.current)
-        return {name: note[name] for name in ("steps", "best_step", "held_out_iou", "trained") if name in note}
+        if self.models.current.is_file() and note.get("sha256") != self.models.sha256():
+            note = {}  # of other weights: what publishes was killed in between
+        stats = {name: note[name] for name in ("steps", "best_step", "held_out_iou", "trained") if name in note}
+        interrupted = self.models.interrupted()
+        return stats if interrupted is None else {**stats, "interrupted": interrupted[0].name}
 
     def __call__(self, request: Mapping[str, Any], datastore: KWTLDatastore | Datastore) -> dict[str, Any]:
         """Train.
@@ -95,7 +94,8 @@ class KWTLTrain(TrainTask):
         Args:
             request: knobs of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
                 ``seed``, ``amp``, ``foreground_weight``; ``from_last``, true goes on from the weights in use instead of
-                those the app began with; ``rescore``, false leaves the old scores.
+                those the app began with; ``rescore``, false leaves the old scores; ``resume``, true goes on with the
+                training that was interrupted, by its own request.
             datastore: holds the labels.
 
         Returns:
@@ -107,40 +107,43 @@ class KWTLTrain(TrainTask):
         """
         begun = time.time()
         with answered():
+            folder, request = self.models.resumed(request)
             options = training_options(request)
             last, rescore = options.pop("from_last", False), options.pop("rescore", True)
             regions = labelled_regions(datastore, self.studies, self.sidecar)
             cost = cost_of(regions).as_dict()
-            folder = self.models.next_training()
+            folder = folder or self.models.next_training(request)
             selection = folder / "selection.json"
             text = dump_selection(
                 regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
             )
-            selection.write_text(text, encoding="ascii")
+            write_text(selection, text)
             knobs = self.settings.training() | options
-            try:
-                workflow = StageWorkflow(
-                    Path(self.app_dir, "configs", "train.json"),
-                    logging_file=False,
-                    **harmless(
-                        dataset_dir=self.studies.folder,
-                        labels=Path(datastore._datastore.label_path(FINAL)),
-                        selection=selection,
-                        output_dir=folder,
-                        ckpt=self.models.current if last else self.models.start,
-                        **knobs,
-                    ),
-                    overwrite=True,
-                    tensorboard=True,
-                )
-                workflow.initialize()
-                workflow.run()
-            except Exception as error:  # MONAI wraps those of a config in its own
-                message = message_for_user(error)
-                if message is None:
-                    raise
-                raise KWTLError(message) from error
-            digest = self.models.publish(folder / "model.pt")
+            with self.models.training(folder):
+                try:
+                    workflow = StageWorkflow(
+                        Path(self.app_dir, "configs", "train.json"),
+                        logging_file=False,
+                        **harmless(
+                            dataset_dir=self.studies.folder,
+                            labels=Path(datastore._datastore.label_path(FINAL)),
+                            selection=selection,
+                            output_dir=folder,
+                            ckpt=self.models.current if last else self.models.start,
+                            **knobs,
+                        ),
+                        overwrite=True,
+                        resume=True,  # where labels and settings are the same as in what was interrupted
+                        tensorboard=True,
+                    )
+                    workflow.initialize()
+                    workflow.run()
+                except Exception as error:  # MONAI wraps those of a config in its own
+                    message = message_for_user(error)
+                    if message is None:
+                        raise
+                    raise KWTLError(message) from error
+                digest = self.models.publish(folder / "model.pt")
         answer: dict[str, Any] = {
             "model_sha256": digest,
             "regions": len(regions),

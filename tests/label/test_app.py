@@ -343,13 +343,81 @@ def test_weights_cannot_be_replaced_by_an_upload_nor_images(client, studies):
     assert (studies / "img9.png").read_bytes() == image
 
 
+@pytest.mark.parametrize("save", [True, "true", 1, "yes"])
+@pytest.mark.parametrize("tag", ["final", "FINAL", " final"])
+def test_a_prediction_never_replaces_an_experts_label(client, studies, truth, save, tag):
+    put(client, "img1", truth["img1"])
+    stored = studies / "labels/final/img1.png"
+    before = stored.read_bytes()
+    for identity in ("img1", "img0"):  # nor becomes one
+        assert "prediction" in refused(infer(client, identity, save_label=save, label_tag=tag, threshold=0.5), 400)
+    assert stored.read_bytes() == before and os.listdir(stored.parent) == ["img1.png"]
+
+
+def test_a_prediction_is_kept_under_its_own_tag(client, studies, truth):
+    put(client, "img1", truth["img1"])
+    before = (studies / "labels/final/img1.png").read_bytes()
+    params = {"save_label": True, "label_tag": "original", "threshold": 0.01}
+    answer = client.post("/infer/kwtl?image=img1&output=json", data={"params": json.dumps(params)})
+    assert answer.status_code == 200, answer.text
+    assert (studies / "labels/original/img1.png").is_file()
+    assert (studies / "labels/final/img1.png").read_bytes() == before
+
+
+def test_an_image_that_cannot_be_read_is_one_images_trouble(client, studies, truth):
+    score(client)
+    good = (studies / "img0.png").read_bytes()
+    (studies / "zero.png").write_bytes(b"")
+    (studies / "half.png").write_bytes(good[: len(good) // 2])
+    assert "cannot be read" in refused(client.put("/datastore/image?image=no", files={"file": ("x.png", b"?")}), 400)
+    assert not list(studies.glob("no.*"))
+    assert score(client)["total"] == 4
+    assert ask(client, client_id="a")["id"].startswith("img")
+    assert infer(client, "img0").status_code == 200
+    assert put(client, "img1", truth["img1"]).status_code == 200
+    assert "cannot be read" in refused(put(client, "half", truth["img0"]), 400)
+    assert "cannot be read" in refused(infer(client, "half"), 400)
+    named = client.get("/info/").json()["datastore"]["unreadable"]
+    assert [reason.split()[0] for reason in named] == ["half.png", "zero.png"]
+    (studies / "half.png").write_bytes(good)
+    assert score(client) == {"total": 4, "executed": 0, "skipped": 4}  # the same bytes as img0's, which has scores
+    assert [r.split()[0] for r in client.get("/info/").json()["datastore"]["unreadable"]] == ["zero.png"]
+
+
+def test_an_image_of_which_one_region_is_labelled_is_not_complete(client, truth):
+    assert put(client, "img3", part(truth["img3"], [0, 0, 150, 60]), region=[0, 0, 150, 60]).status_code == 200
+    status = client.get("/datastore/").json()
+    assert status["completed"] == 0 and status["in_part"] == 1
+    assert put(client, "img3", truth["img3"], whole_image=True).status_code == 200
+    status = client.get("/datastore/").json()
+    assert status["completed"] == 1 and status["in_part"] == 0
+
+
+def test_an_interrupted_training_is_named(client, truth):
+    put(client, "img0", truth["img0"])
+    folder = ModelFolder(client.app_dir).next_training({"steps": 2})
+    assert client.get("/info/").json()["train_stats"]["kwtl"]["interrupted"] == folder.name
+    assert client.post("/train/kwtl?run_sync=true", json={"resume": True}).json()["steps"] == 2
+    assert "interrupted" not in client.get("/info/").json()["train_stats"]["kwtl"]
+    assert "nothing to resume" in refused(client.post("/train/kwtl?run_sync=true", json={"resume": True}), 400)
+
+
+def test_masks_that_look_like_none_are_refused_over_rest(client, studies, truth):
+    picture = (studies / "img0.png").read_bytes()
+    assert "confirm" in refused(put(client, "img0", picture), 400)
+    assert "confirm" in refused(put(client, "img0", ~truth["img0"]), 400)
+    assert "confirm" in refused(put(client, "img0", truth["img0"] & False), 400)
+    assert os.listdir(studies / "labels/final") == []
+    assert put(client, "img0", truth["img0"] & False, confirm="empty").status_code == 200
+
+
 def test_other_web_sites_are_not_let_in(client):
     answer = client.get("/info/", headers={"Origin": "http://elsewhere.example"})
     assert "access-control-allow-origin" not in answer.headers
 
 
 def test_a_training_that_fails_leaves_the_weights(client, truth):
-    put(client, "img0", np.zeros_like(truth["img0"]))
+    put(client, "img0", np.zeros_like(truth["img0"]), confirm="empty")
     before = ModelFolder(client.app_dir).sha256()
     assert "foreground" in refused(client.post("/train/kwtl?run_sync=true", json={}), 400)
     put(client, "img0", truth["img0"])
@@ -394,7 +462,8 @@ def test_real_sstem_images_go_through_the_cycle(client, studies, kwtl_data):
         boxes.append(answer["bbox"])
         x, y, width, height = answer["bbox"]
         labelled[y : y + height, x : x + width] = True
-        assert put(client, identity, part(truth, answer["bbox"]), region=answer["bbox"]).status_code == 200
+        known = {"region": answer["bbox"], "confirm": ["empty", "full"]}
+        assert put(client, identity, part(truth, answer["bbox"]), **known).status_code == 200
     trained = client.post("/train/kwtl?run_sync=true", json={"steps": 2}).json()
     assert trained["pixels"] == np.count_nonzero(labelled) and trained["regions"] == len(boxes)
     assert trained["scoring"]["kwtl"]["executed"] == 1

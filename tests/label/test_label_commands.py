@@ -68,10 +68,31 @@ def test_ids_are_names_without_suffix():
     assert [image_id(n) for n in ("a.png", "images/a.b.PNG", "x.ome.tif", "v.nii.gz")] == ["a", "a.b", "x.ome", "v"]
 
 
-def test_two_images_of_one_id_are_refused(tmp_path):
-    write_studies(tmp_path, {"a.png": (40, 50), "a.tif": (40, 60)})
+def test_images_of_one_id_are_left_out_and_named_and_stop_no_others(tmp_path):
+    write_studies(tmp_path, {"a.png": (40, 50), "a.tif": (40, 60), "b.png": (30, 20)})
+    studies = Studies(tmp_path)
+    assert [item["name"] for item in studies.items()] == ["b.png"]
+    assert len(studies.unreadable) == 1 and "same id 'a'" in studies.unreadable[0]
+    (tmp_path / "b.png").unlink()
     with pytest.raises(KWTLError, match="same id 'a'"):
-        Studies(tmp_path).items()
+        studies.items()
+
+
+def test_an_image_that_cannot_be_read_is_named_once_and_tried_again_when_it_changes(tmp_path, caplog):
+    write_studies(tmp_path, {"a.png": (40, 50), "b.png": (30, 20)})
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c.png").write_bytes(b"")
+    (tmp_path / "d.tif").symlink_to(tmp_path / "nowhere")
+    studies = Studies(tmp_path)
+    for _ in range(3):
+        assert [item["name"] for item in studies.items()] == ["a.png"]
+    assert [reason.split()[0] for reason in studies.unreadable] == ["b.png", "c.png", "d.tif"]
+    assert [record.getMessage().count("c.png") for record in caplog.records] == [1]
+    (tmp_path / "b.png").write_bytes(whole)
+    assert [item["name"] for item in studies.items()] == ["a.png", "b.png"]
+    assert [reason.split()[0] for reason in studies.unreadable] == ["c.png", "d.tif"]
+    assert not studies.pages("c") and studies.pages("b")
 
 
 def test_images_are_looked_at_again_only_where_they_changed(tmp_path, monkeypatch):
@@ -79,12 +100,12 @@ def test_images_are_looked_at_again_only_where_they_changed(tmp_path, monkeypatc
     studies, looked = Studies(tmp_path), []
     from monai_kwtl.label import studies as module
 
-    scan = module.scan_images
-    monkeypatch.setattr(module, "scan_images", lambda items: looked.append(len(items)) or scan(items))
+    scan = module.scan_file
+    monkeypatch.setattr(module, "scan_file", lambda item: looked.append(item["name"]) or scan(item))
     first = studies.items()
-    assert studies.items() == first and looked == [2]
+    assert studies.items() == first and sorted(looked) == ["a.png", "b.tif"]
     Image.new("L", (33, 22)).save(tmp_path / "a.png")
-    assert (studies.items()[0]["height"], studies.items()[0]["width"]) == (22, 33) and looked == [2, 1]
+    assert (studies.items()[0]["height"], studies.items()[0]["width"]) == (22, 33) and len(looked) == 3
 
 
 def test_an_app_is_made_once_and_then_the_users(tmp_path):
@@ -210,6 +231,9 @@ def test_labels_are_found_by_region_by_image_and_in_coco(tmp_path):
         ("c", "c.geojson", {"regions": [[0, 0, 10, 10], [20, 0, 10, 10]], "client_id": "me"}),
         ("d", "instances_default.json", {"regions": [[0, 0, 10, 10]], "client_id": "me"}),
     ]
+    server.sent.clear()
+    put_labels(server, tmp_path, labels, "me", ["empty"])
+    assert [params["confirm"] for *_, params in server.sent] == [["empty"]] * 4
     (tmp_path / "none").mkdir()
     with pytest.raises(KWTLError, match=r"001_a_x0_y5\.png"):
         put_labels(server, tmp_path, tmp_path / "none", "me")

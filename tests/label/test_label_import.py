@@ -48,7 +48,7 @@ def test_the_mask_of_a_region_goes_to_its_place_and_nothing_else_changes(tmp_pat
     box = Box(30, 5, 20, 11)
     part = np.ones((11, 20), dtype=bool)
     part[0] = False
-    label = take(saved(tmp_path / "m.png", part), {"region": list(box)}, [mask], [Box(0, 0, 9, 9)])
+    label = take(saved(tmp_path / "m.png", part), {"region": list(box), "confirm": "full"}, [mask], [Box(0, 0, 9, 9)])
     expected = mask.copy()
     expected[5:16, 30:50] = part
     assert np.array_equal(label.masks[0], expected) and not label.as_it_came
@@ -157,6 +157,72 @@ def test_labels_that_do_not_fit_are_refused_with_both_sizes(tmp_path, mask):
         take(saved(tmp_path / "m.png", mask.T))
     with pytest.raises(KWTLError, match="region 9 wide and 8 high"):
         take(saved(tmp_path / "m.png", mask.T), {"region": [0, 0, 9, 8]})
+
+
+def photograph(shape, channels=3) -> np.ndarray:
+    rows, columns = np.indices(shape)
+    noise = np.random.default_rng(0).normal(0, 6, (*shape, channels))
+    return np.clip((90 + 60 * np.sin(rows / 9) * np.cos(columns / 7))[..., None] + noise, 0, 255).astype(np.uint8)
+
+
+def spots(shape=(HEIGHT, WIDTH)) -> np.ndarray:
+    rows, columns = np.indices(shape)
+    return ((rows - 9) ** 2 + (columns - 12) ** 2 < 30) | ((rows - 22) ** 2 + (columns - 38) ** 2 < 25)
+
+
+def written(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "what", "found"),
+    [
+        (photograph((HEIGHT, WIDTH)), "picture", "as pictures do"),
+        (photograph((HEIGHT, WIDTH), 1)[..., 0], "picture", "as pictures do"),
+        # fluorescence: most of it is exactly black
+        (photograph((HEIGHT, WIDTH)) * spots()[..., None].astype(np.uint8), "picture", "as pictures do"),
+        (np.zeros((HEIGHT, WIDTH), dtype=np.uint8), "empty", "no foreground"),
+        (np.uint8(255) * ~spots(), "full", "inverted"),
+        (np.full((HEIGHT, WIDTH), 255, dtype=np.uint8), "full", "inverted"),
+    ],
+)
+@pytest.mark.parametrize("region", [None, [0, 0, WIDTH, HEIGHT - 3]])
+def test_masks_that_look_like_none_must_be_confirmed(tmp_path, pixels, what, found, region):
+    path = written(tmp_path / "m.png", pixels)
+    params = {} if region is None else {"regions": [region]}
+    with pytest.raises(KWTLError, match=f'(?s){found}.*"confirm": "{what}"'):
+        take(path, params)
+    allowed = ["picture", "full", "empty"] if what == "picture" else what
+    assert take(path, params | {"confirm": allowed}).known == [[tuple(region or WHOLE)]]
+
+
+def test_an_empty_region_of_an_image_that_has_cells_must_be_confirmed_too(tmp_path):
+    path = written(tmp_path / "m.png", np.zeros((8, 9), dtype=np.uint8))
+    with pytest.raises(KWTLError, match="no foreground"):
+        take(path, {"region": [3, 4, 9, 8]}, [spots()], [Box(20, 0, 9, 9)])
+    label = take(path, {"region": [3, 4, 9, 8], "confirm": "empty"}, [spots()], [Box(20, 0, 9, 9)])
+    assert not label.masks[0][4:12, 3:12].any() and label.known == [[(20, 0, 9, 9), (3, 4, 9, 8)]]
+
+
+def test_masks_that_are_some_are_taken_without_a_word(tmp_path):
+    rng = np.random.default_rng(1)
+    numbered = np.zeros((HEIGHT, WIDTH), dtype=np.uint16)
+    for number, (y, x) in enumerate([(y, x) for y in range(0, 30, 6) for x in range(0, 48, 6)], start=1):
+        numbered[y : y + 5, x : x + 5] = number  # apart by a pixel, and 60 % of the image
+    coloured = rng.integers(1, 255, (60, 3)).astype(np.uint8)[numbered] * (numbered > 0)[..., None].astype(np.uint8)
+    soft = np.uint8(255) * spots()
+    soft[8:11, 11:14] = rng.integers(1, 255, (3, 3))
+    for pixels in (numbered, coloured, soft, np.uint8(255) * (rng.random((HEIGHT, WIDTH)) < 0.5)):
+        assert np.array_equal(
+            take(written(tmp_path / "m.png", pixels)).masks[0], pixels.reshape(HEIGHT, WIDTH, -1).any(axis=2)
+        )
+
+
+@pytest.mark.parametrize("confirm", ["all", ["empty", "yes"], 1, {"empty": 1}, [["empty"]], True])
+def test_a_confirmation_of_something_else_is_refused(tmp_path, mask, confirm):
+    with pytest.raises(KWTLError, match="empty, full, picture"):
+        take(saved(tmp_path / "m.png", mask), {"confirm": confirm})
 
 
 @pytest.mark.parametrize("name", ["m.jpg", "m.txt", "m"])

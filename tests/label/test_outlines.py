@@ -125,6 +125,63 @@ def test_xml_gives_back_outlines_without_holes(tmp_path):
     assert np.array_equal(read_outlines(tmp_path / "a.xml", ITEM).mask, mask)
 
 
+def winding(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    """How often a closed ring goes round each pixel centre, by the angles under which its edges are seen."""
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    start = np.stack([ring[:, 0] - columns[..., None], ring[:, 1] - rows[..., None]])
+    end = np.roll(start, -1, axis=-1)
+    cross, dot = start[0] * end[1] - start[1] * end[0], (start * end).sum(axis=0)
+    return np.rint(np.arctan2(cross, dot).sum(axis=-1) / (2 * np.pi)).astype(int)
+
+
+@pytest.mark.parametrize("points", [3, 4, 7, 40])
+def test_outlines_that_cross_themselves_anywhere_hold_what_they_go_round(tmp_path, rng, points):
+    for _ in range(10):
+        ring, hole = rng.uniform(-5, 50, (2, points, 2))
+        document = {"type": "Polygon", "coordinates": [ring.tolist(), hole.tolist()]}
+        mask = read_outlines(write(tmp_path / "a.geojson", document), ITEM).mask
+        assert np.array_equal(mask, (winding(ring, 31, 47) != 0) & (winding(hole, 31, 47) == 0))
+
+
+@pytest.mark.parametrize("points", [2_000, 3_000, 100_000])
+def test_the_work_of_an_outline_grows_with_its_size_and_not_with_its_crossings(tmp_path, rng, points, monkeypatch):
+    from monai_kwtl import raster
+
+    crossed = []
+    spans = raster._spans
+    monkeypatch.setattr(raster, "_spans", lambda ring, height: crossed.append(len(ring)) or spans(ring, height))
+    monkeypatch.setattr("shapely.make_valid", None)
+    item = ITEM | {"height": 300, "width": 310}
+    document = {"type": "Polygon", "coordinates": [rng.uniform(0, 300, (points, 2)).round(1).tolist()]}
+    mask = read_outlines(write(tmp_path / "a.geojson", document), item).mask
+    assert mask.mean() > 0.7
+    assert sum(crossed) == 2 * (points + 1)  # each edge is looked at twice: what it will cost, and where it crosses
+
+
+@pytest.mark.parametrize(
+    ("rings", "reason"),
+    [
+        ([[[0, 0], [9, 0], [9, 9]] * 400_000], "1,000,000 points"),
+        ([[[0, 0], [2**20, 2**20]] * 4_000], "too often"),
+    ],
+)
+def test_outlines_beyond_the_budget_are_refused_before_they_are_painted(tmp_path, rings, reason, monkeypatch):
+    monkeypatch.setattr("monai_kwtl.label.outlines.paint_rings", None)
+    item = ITEM | {"height": 20_000, "width": 100}
+    for name, document in (
+        ("a.geojson", {"type": "Polygon", "coordinates": rings}),
+        (
+            "a.json",
+            coco(
+                images=[{"id": 7, "file_name": "cells.png"}],
+                annotations=[{"image_id": 7, "segmentation": [np.ravel(rings[0]).tolist()]}],
+            ),
+        ),
+    ):
+        with pytest.raises(KWTLError, match=reason):
+            read_outlines(write(tmp_path / name, document), item)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -20,9 +21,11 @@ from label_studies import SETTINGS, needs_monailabel, write_studies
 from PIL import Image
 
 from monai_kwtl.cli import main
-from monai_kwtl.data import read_image
+from monai_kwtl.data import load_pool, read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.client import LabelServer
+from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar
+from monai_kwtl.label.studies import image_id
 from monai_kwtl.selection_file import read_selection
 
 pytestmark = needs_monailabel
@@ -145,7 +148,7 @@ def test_the_cycle_of_a_user_on_the_command_line(place, server):
     for path in pictures[:2]:
         mask = pixels(path) < 100
         Image.fromarray(mask.astype(np.uint8) * 255).save(place / "masks" / path.name)
-    done = kwtl("put", "what", "masks", "--server", url, "--client", "alice", cwd=place)
+    done = kwtl("put", "what", "masks", "--server", url, "--client", "alice", "--confirm", "empty", "full", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "sent 2 regions" in done.stdout and pictures[2].name in done.stdout
 
@@ -162,6 +165,35 @@ def test_the_cycle_of_a_user_on_the_command_line(place, server):
 
     taken = kwtl("start", "--studies", "my_images", "--app", "app", "--port", url.rpartition(":")[2], cwd=place)
     assert taken.returncode == 1 and "cannot listen" in taken.stderr and "Traceback" not in taken.stderr
+
+
+@pytest.mark.parametrize("requests", [3, pytest.param(25, marks=pytest.mark.slow)])  # of each, beside a training
+def test_eight_annotators_at_once_lose_no_label(place, server, requests, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))
+    from label_bench import annotate_together
+
+    url, _ = server
+    truth = write_studies(place / "the_same_images")
+    api = LabelServer(url)
+    Image.fromarray(truth["img2"]).save(place / "whole.png")
+    api.put_label("img2", place / "whole.png", {})
+    for path in ("/train/kwtl", "/scoring/entropy"):
+        with contextlib.suppress(KWTLError):  # one of another test may still run
+            api.post(path, {"steps": 20} if "train" in path else {})
+    met = annotate_together(url, truth, 8, requests)
+    print(f"{len(met.seconds)} calls, median {1000 * statistics.median(met.seconds):.0f} ms")
+    assert met.wrong == [] and len(met.seconds) == 8 * requests and met.labelled
+    known = Sidecar(place / "my_images" / SIDECAR_NAME).known()
+    names = {(item["sha256"], item["page"]): image_id(item["name"]) for item in load_pool(place / "the_same_images")}
+    boxes = {(names[key], tuple(box)) for key, there in known.items() for box in there}
+    for identity, box in met.labelled:
+        whole = (0, 0, truth[identity].shape[1], truth[identity].shape[0])
+        assert (identity, box) in boxes or (identity, whole) in boxes
+        x, y, width, height = box
+        inside = slice(y, y + height), slice(x, x + width)
+        assert np.array_equal(
+            pixels(place / "my_images/labels/final" / f"{identity}.png")[inside] > 0, truth[identity][inside]
+        )
 
 
 def test_a_name_that_leads_here_from_another_site_is_not_answered(server):

@@ -12,6 +12,7 @@ from torch import nn
 from monai_kwtl.allocator import freed_memory_is_kept
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
+from monai_kwtl.processors import instruction_set, onednn_isa
 
 __all__ = ["AutocastInferer", "Tile", "TiledInferer", "native_bfloat16", "stride_of", "tile_within"]
 
@@ -19,12 +20,13 @@ __all__ = ["AutocastInferer", "Tile", "TiledInferer", "native_bfloat16", "stride
 def native_bfloat16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 natively, and so faster than float32.
 
-    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated.
+    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX, where ``ONEDNN_MAX_CPU_ISA`` does not
+    forbid them; elsewhere bfloat16 is emulated.
     """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and onednn_isa() in ("AVX512_CORE_BF16", "AVX512_CORE_AMX")
 
 
 def stride_of(network: nn.Module, stride: int | None = None) -> int:
@@ -107,6 +109,25 @@ class TiledInferer(Inferer):
         """Whether the network runs under bfloat16 autocast on a device."""
         return native_bfloat16(device) if self.amp is None else self.amp
 
+    def arithmetic(self, device: torch.device | str) -> dict[str, str | int]:
+        """Return what the last bits of a result depend on besides the network and the image, for notes and for keys.
+
+        Args:
+            device: that computes.
+
+        Returns:
+            ``dtype``, ``float32`` or ``bfloat16``; ``instruction_set``, as
+            :func:`monai_kwtl.processors.instruction_set` has it; ``tile``, in pixels.
+        """
+        return {
+            "dtype": "bfloat16" if self.uses_amp(device) else "float32",
+            "instruction_set": instruction_set(device),
+            "tile": self._tile(device),
+        }
+
+    def _tile(self, device: torch.device | str) -> int:
+        return _usual_tile(device) if self.tile is None else self.tile
+
     def tiles(self, height: int, width: int, stride: int, device: torch.device | str = "cpu") -> Iterator[Tile]:
         """Cut a padded image into as few tiles as possible, all of one size but for the last of a row and a column.
 
@@ -122,8 +143,7 @@ class TiledInferer(Inferer):
         Yields:
             The tiles, row by row.
         """
-        tile = _usual_tile(device) if self.tile is None else self.tile
-        largest = max(tile // stride, 1) * stride
+        largest = max(self._tile(device) // stride, 1) * stride
         halo = -(-self.halo // stride) * stride
         sizes = [-(-length // -(-length // largest) // stride) * stride for length in (height, width)]
         for top in range(0, height, sizes[0]):

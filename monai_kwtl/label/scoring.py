@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from monai_kwtl.bundle import versions
 from monai_kwtl.data import read_image
-from monai_kwtl.inferers import TiledInferer, native_bfloat16
+from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.label.answers import answered
 from monai_kwtl.label.label_import import whole
 from monai_kwtl.label.models import ModelFolder
@@ -72,8 +72,7 @@ class KWTLScoring(ScoringMethod):
             "weighted": settings.weighted,
             "rescale": settings.rescale,
             "seed": settings.seed if measure == "mc_dropout" else None,
-            "bfloat16": native_bfloat16(models.device) if amp is None else amp,
-            "device": models.device.type,
+            "computed_by": scorer.inferer.arithmetic(models.device),
             "versions": versions(),
         }
         self._settings_hash = settings_hash(depends_on, settings.window, settings.step)

@@ -45,7 +45,7 @@ def onednn_isa() -> str:
 
 
 def instruction_set(device: torch.device | str = "cpu") -> str:
-    """Return in one line what a device computes with; runs with the same line, thread count and versions agree to the bit.
+    """Return in a line what a device computes with; equal lines, versions and numbers of threads give equal bits.
 
     Args:
         device: that computes.

@@ -1,8 +1,9 @@
-"""Benchmarks of the whole select stage, each run in a process of its own: time, memory, streaming, processes."""
+"""Benchmarks of the whole select stage, each run in a process of its own: time, memory, streaming, agreement."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection import Budget, ImageScores, select_windows
+from monai_kwtl.taking import ranked
 from monai_kwtl.windows import WindowGrid
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,8 +41,22 @@ open(report, "w").write(json.dumps(facts))
 """
 
 
-def run_stage(folder: Path, threads: int | None = None, processes: int = 1, **knobs: object) -> dict:
-    """Run select in a process of its own; return its seconds, its peak in GiB, and its lines with the time of each."""
+def run_stage(
+    folder: Path,
+    threads: int | None = None,
+    processes: int = 1,
+    variables: Mapping[str, str | None] | None = None,
+    **knobs: object,
+) -> dict:
+    """Run select in a process of its own; return its seconds, its peak in GiB, and its lines with the time of each.
+
+    Args:
+        folder: for files of the run.
+        threads: of torch; None: as torch chooses.
+        processes: that share the work.
+        variables: of the environment; those of value None are taken away.
+        knobs: settings of the stage.
+    """
     files = [str(CONFIGS / "select.json")] + ([str(CONFIGS / "multi_gpu_select.json")] if processes > 1 else [])
     settings = {"pretext": "skip", "project": "false", "overwrite": "true", **knobs}
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
@@ -48,6 +64,8 @@ def run_stage(folder: Path, threads: int | None = None, processes: int = 1, **kn
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads)}
+    environment |= variables or {}
+    environment = {name: value for name, value in environment.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
     report, child = folder / "facts.json", folder / "child.py"
     child.write_text(_CHILD)
@@ -223,6 +241,61 @@ def benchmark_processes(options: argparse.Namespace) -> dict:
     }
 
 
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+INSTRUCTION_SETS = {  # what the environment asks for; the machine's own comes first
+    "own": {},
+    "AVX512_CORE_BF16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "AVX512_CORE": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "ATen avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "AVX2, ATen avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+}
+
+
+def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[str], **knobs: object) -> dict:
+    """Select by each strategy under some variables: what computed, the scores, and the regions by strategy."""
+    out, regions = folder / "out", {}
+    off = {"report": "false", "tensorboard": "false"}
+    for strategy in strategies:  # all but the first find the scores kept
+        limits = dict.fromkeys(_LIMITS) | variables
+        run_stage(folder, threads=1, variables=limits, output_dir=out, strategy=strategy, **off, **knobs)
+        document = json.loads((out / "selection.json").read_text())
+        regions[strategy] = [(r["image"], r["x"], r["y"]) for r in document["regions"]]
+    with open(out / "scores.csv", newline="") as file:
+        scores = np.array([float(row["score"]) for row in csv.DictReader(file)])
+    return {"by": document["created_with"]["computed_by"], "scores": scores, "regions": regions}
+
+
+def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
+    """The same selections under one instruction set after the other, against those of the machine's own."""
+    figures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for pool in options.pools:
+            name, images, budget = pool.split(":")
+            folder = Path(temporary, name)
+            knobs = {"dataset_dir": _linked(options.data / name, int(images), folder / "images"), "budget": budget}
+            found = {
+                label: _selected(folder / str(number), variables, options.strategies, **knobs)
+                for number, (label, variables) in enumerate(INSTRUCTION_SETS.items())
+            }
+            own = found["own"]
+            top = set(ranked(own["scores"])[:20].tolist())
+            for label, other in found.items():
+                differ = np.abs(other["scores"] - own["scores"]).max() / np.ptp(own["scores"])
+                shared = len(top & set(ranked(other["scores"])[:20].tolist()))
+                same = [
+                    f"{strategy} {len(set(regions) & set(own['regions'][strategy]))} of {len(regions)}"
+                    + ("" if regions == own["regions"][strategy] else ", ranked otherwise")
+                    for strategy, regions in other["regions"].items()
+                ]
+                by = f"{other['by']['instruction_set']}, {other['by']['dtype']}"
+                figures[f"{name}, {images} images, {label} ({by})"] = (
+                    f"scores within {100 * differ:.2g} % of their range; top 20: {shared} shared; regions: "
+                    + "; ".join(same)
+                )
+    return figures
+
+
 def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     """Add these benchmarks to the command line of ``benchmark.py``."""
     stage = commands.add_parser("stage", help="the whole stage over the arithmetic floor, and run again")
@@ -248,3 +321,8 @@ def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     processes.add_argument("--images", type=int, default=20)
     processes.add_argument("--repeats", type=int, default=5)
     processes.set_defaults(work=benchmark_processes)
+    sets = commands.add_parser("instruction_sets", help="selections under each instruction set of the processor")
+    sets.add_argument("--data", type=Path, default=data, help="folder of the data sets")
+    sets.add_argument("--pools", nargs="+", default=["TNBC:8:2", "ssTEM:3:1"], help="data set:images:budget")
+    sets.add_argument("--strategies", nargs="+", default=["balanced", "top_k", "coverage"])
+    sets.set_defaults(work=benchmark_instruction_sets)

@@ -9,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
+from stage_here import random_weights, run
 
 from monai_kwtl.inferers import TiledInferer, native_bfloat16
 from monai_kwtl.processors import instruction_set, onednn_isa
+from monai_kwtl.synthetic import make_pool
 
 ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
 
 # an instruction set that the processor lacks is no error: oneDNN takes the best one that there is below it
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -115,6 +119,29 @@ def test_the_numeric_tests_pass_under_each_instruction_set(variables, tmp_path):
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) > 300
     left_out = [line for line in ended.stdout.splitlines() if line.startswith("SKIPPED")]
     assert all("no real data" in line for line in left_out), left_out
+
+
+def test_a_selection_says_what_computed_and_kept_scores_of_other_arithmetic_are_not_met(tmp_path, monkeypatch):
+    make_pool(tmp_path / "pool", "fluorescence", count=2, height=70, width=90, seed=1)
+    knobs = {"dataset_dir": tmp_path / "pool", "output_dir": tmp_path / "out", "pretext": "skip", "overwrite": "true"}
+    knobs |= {"ckpt": random_weights(tmp_path / "model.pt"), "window": 40, "step": 20, "budget_windows": 2}
+    knobs |= {"report": "false", "tensorboard": "false", "device": "cpu", "amp": "false", "tile": 96}
+
+    def select(**other):
+        ended = run("select", **knobs | other)
+        assert ended.status == 0, ended.err
+        text = (tmp_path / "out" / "selection.json").read_text()
+        jsonschema.validate(json.loads(text), SCHEMA)
+        return json.loads(text)["created_with"]["computed_by"], text, "scoring images" in ended.out
+
+    by, first, scored = select()
+    assert scored and by == {"dtype": "float32", "instruction_set": instruction_set("cpu"), "tile": 96}
+    assert select() == (by, first, False)
+    assert select(tile=64)[::2] == (by | {"tile": 64}, True)
+    monkeypatch.setattr("monai_kwtl.inferers.instruction_set", lambda device: "another")
+    assert select()[::2] == (by | {"instruction_set": "another"}, True)
+    monkeypatch.undo()
+    assert select() == (by, first, False)
 
 
 @pytest.mark.parametrize(

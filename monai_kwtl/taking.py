@@ -31,8 +31,9 @@ def first_of_best(values: np.ndarray, scale: float | None = None) -> int:
         values: shape (N,), N > 0; the largest is finite.
         scale: values that are within :data:`TIE` of it of the largest one count as equal; None: that of the largest.
     """
-    largest = float(values.max())
-    return int((values >= largest - TIE * abs(largest if scale is None else scale)).argmax())
+    top = int(values.argmax())
+    largest = float(values[top])
+    return int((values[: top + 1] >= largest - TIE * abs(largest if scale is None else scale)).argmax())
 
 
 def ranked(values: np.ndarray) -> np.ndarray:

@@ -273,10 +273,11 @@ def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
         for pool in options.pools:
             name, images, budget = pool.split(":")
             folder = Path(temporary, name)
-            knobs = {"dataset_dir": _linked(options.data / name, int(images), folder / "images"), "budget": budget}
+            knobs = {"dataset_dir": _linked(options.data / name, int(images), folder / "images")}
+            knobs |= {"budget": budget, "amp": options.amp}
             found = {
-                label: _selected(folder / str(number), variables, options.strategies, **knobs)
-                for number, (label, variables) in enumerate(INSTRUCTION_SETS.items())
+                label: _selected(folder / str(number), INSTRUCTION_SETS[label], options.strategies, **knobs)
+                for number, label in enumerate(["own", *options.sets])
             }
             own = found["own"]
             top = set(ranked(own["scores"])[:20].tolist())
@@ -325,4 +326,7 @@ def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     sets.add_argument("--data", type=Path, default=data, help="folder of the data sets")
     sets.add_argument("--pools", nargs="+", default=["TNBC:8:2", "ssTEM:3:1"], help="data set:images:budget")
     sets.add_argument("--strategies", nargs="+", default=["balanced", "top_k", "coverage"])
+    others = [label for label in INSTRUCTION_SETS if label != "own"]
+    sets.add_argument("--sets", nargs="+", choices=others, default=others, help="compared with the machine's own")
+    sets.add_argument("--amp", default="auto", choices=("auto", "true", "false"), help="as of the stage")
     sets.set_defaults(work=benchmark_instruction_sets)

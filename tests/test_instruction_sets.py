@@ -24,8 +24,7 @@ SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
 # an instruction set that the processor lacks is no error: oneDNN takes the best one that there is below it
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-OTHERS = {
-    "own": {},
+OTHERS = {  # besides the machine's own, under which the suite itself runs
     "avx512_bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "avx2": AVX2,

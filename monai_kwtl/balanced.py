@@ -10,11 +10,12 @@ import numpy as np
 from monai_kwtl.feature_strategies import (
     features_of,
     mostly_covered,
+    nearest_of,
     pixels_covered,
     principal_components,
     window_area,
 )
-from monai_kwtl.taking import ImageScores, take_apart
+from monai_kwtl.taking import TIE, ImageScores, take_apart
 
 __all__ = ["balanced", "covariates"]
 
@@ -107,7 +108,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
         if not drawn:
             break  # the budget holds no whole window: all is left to the end
         distance = float((((total + values[drawn].sum(0)) / (before + len(drawn))) ** 2).sum())
-        if distance < least:
+        if distance < least - TIE:  # of draws that are as good the first
             best, least = drawn, distance
     waiting = np.zeros(len(values), dtype=bool)
     waiting[best] = True
@@ -116,7 +117,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
         numbers = np.flatnonzero(wanted & waiting)
         if not len(numbers):
             numbers = np.flatnonzero(wanted)
-        chosen = int(numbers[((total + values[numbers]) ** 2).sum(1).argmin()])
+        chosen = nearest_of(numbers, ((total + values[numbers]) ** 2).sum(1))
         total[:] += values[chosen]
         waiting[chosen] = False
         return chosen

@@ -276,31 +276,26 @@ def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> 
         "step": inferer.step,
         "contrast": inferer.contrast,
         "exact": inferer.exact,
-        "bfloat16": scorer.inferer.uses_amp(adapter.device),
+        "computed_by": scorer.inferer.arithmetic(adapter.device),
     }
 
 
 def score_settings(
-    settings: Mapping[str, Any],
-    pool: Sequence[Mapping[str, Any]],
-    device: torch.device,
-    seed: int,
-    tile: int | None = None,
+    settings: Mapping[str, Any], pool: Sequence[Mapping[str, Any]], device: torch.device, seed: int
 ) -> dict[str, Any]:
-    """Everything that the scores of an image depend on besides the image itself, as JSON data.
+    """Return everything that the scores of an image depend on besides the image itself, as JSON data.
 
     Args:
-        settings: knobs and the hash of the weights.
+        settings: knobs, the hash of the weights, and what computes.
         pool: its hashes count where the statistics of the network are fitted to it.
         device: what computes.
         seed: counts for MC-dropout only.
-        tile: side of the tiles; counts for MC-dropout only, whose noise is drawn for each.
     """
     fitted = sorted((item["sha256"], item["page"] or 0) for item in pool) if settings["adapt_norm"] else []
     return {
         **settings,
         "versions": versions(),
         "device": device.type,
-        "seed": [seed, tile] if settings["measure"] == "mc_dropout" else None,
+        "seed": seed if settings["measure"] == "mc_dropout" else None,
         "fitted_to": hashlib.sha256(repr(fitted).encode()).hexdigest(),
     }

@@ -11,7 +11,7 @@ from scipy.linalg import eigh
 from scipy.spatial.distance import pdist
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.taking import ImageScores, flat_windows, take_apart
+from monai_kwtl.taking import TIE, ImageScores, first_of_best, flat_windows, take_apart
 
 __all__ = [
     "evenly",
@@ -19,6 +19,7 @@ __all__ = [
     "herding",
     "k_centre",
     "mostly_covered",
+    "nearest_of",
     "pixels_covered",
     "principal_components",
     "typical",
@@ -97,6 +98,11 @@ def pixels_covered(pool: Sequence[ImageScores]) -> float:
     return sum(float(image.covered.sum()) for image in pool if image.covered is not None)
 
 
+def nearest_of(numbers: np.ndarray, distances: np.ndarray) -> int:
+    """Return the number with the smallest distance, of equal ones (on the scale of all distances) the first."""
+    return int(numbers[first_of_best(-distances, float(distances.max()))])
+
+
 def window_area(pool: Sequence[ImageScores]) -> float:
     """Pixels of a window, the mean over images: windows are smaller in images that are."""
     return float(np.mean([image.grid.size[0] * image.grid.size[1] for image in pool]))
@@ -158,11 +164,13 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
         numbers = np.flatnonzero(wanted)
         fresh = np.zeros(len(bounds), dtype=bool)
         while True:
-            top = numbers[bounds[numbers].argmax()]
+            left = bounds[numbers]
+            equal = numbers[left >= (1.0 - TIE) * left.max()]
+            top = equal[0]
             if fresh[top]:
                 break
-            part = numbers[np.argsort(-bounds[numbers], kind="stable")[:_BLOCK]]
-            part = part[~fresh[part]]
+            stale = numbers[~fresh[numbers]]
+            part = stale[np.argsort(-bounds[stale], kind="stable")[:_BLOCK]]
             bounds[part] = gains(part)
             fresh[part] = True
         np.maximum(nearest, _kernel(points[[top]], others, width)[0], out=nearest)
@@ -217,7 +225,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
         numbers = np.flatnonzero(wanted)
         centre = centres[turn % len(centres)].astype(np.float32)
         turn += 1
-        return int(numbers[((points[numbers] - centre) ** 2).sum(1).argmin()])
+        return nearest_of(numbers, ((points[numbers] - centre) ** 2).sum(1))
 
     return take_apart(pool, windows, pixels, best)
 
@@ -236,9 +244,9 @@ def k_centre(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
     def best(wanted: np.ndarray) -> int:
         numbers = np.flatnonzero(wanted)
         if np.isinf(distance[numbers[0]]):
-            chosen = int(numbers[(points[numbers] ** 2).sum(1).argmin()])
+            chosen = nearest_of(numbers, (points[numbers] ** 2).sum(1))
         else:
-            chosen = int(numbers[distance[numbers].argmax()])
+            chosen = int(numbers[first_of_best(distance[numbers])])
         np.minimum(distance, ((points - points[chosen]) ** 2).sum(1), out=distance)
         return chosen
 

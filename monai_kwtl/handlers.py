@@ -235,10 +235,10 @@ class SelectionSaver:
         """Select; where nothing was scored now, the views are not drawn for pictures alone."""
         selection = self.output_dir / "selection.json"
         if self.noted_in is not None:
-            expect_selection(True, self.noted_in, selection)
+            expect_selection(self.noted_in, selection)
         self.save(self.per_view if engine.state.iteration else None)
         if self.noted_in is not None:
-            note_selection(True, self.noted_in, selection)
+            note_selection(self.noted_in, selection)
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select, write every file and log the table of regions and the cost.

@@ -12,6 +12,7 @@ from torch import nn
 from monai_kwtl.allocator import freed_memory_is_kept
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
 from monai_kwtl.networks import crop_to_size, pad_to_multiple
+from monai_kwtl.processors import instruction_set, onednn_isa
 from monai_kwtl.tiling import exact_halo
 
 __all__ = [
@@ -31,12 +32,13 @@ LARGEST_WHOLE = 1 << 23  # pixels of an image that a network which cannot be til
 def native_bfloat16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 natively, and so faster than float32.
 
-    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated.
+    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX, where ``ONEDNN_MAX_CPU_ISA`` does not
+    forbid them; elsewhere bfloat16 is emulated.
     """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and onednn_isa() in ("AVX512_CORE_BF16", "AVX512_CORE_AMX")
 
 
 def autocast_choice(amp: Any) -> bool | None:
@@ -143,6 +145,25 @@ class TiledInferer(Inferer):
         """Whether the network runs under bfloat16 autocast on a device."""
         return native_bfloat16(device) if self.amp is None else self.amp
 
+    def arithmetic(self, device: torch.device | str) -> dict[str, str | int]:
+        """Return what the last bits of a result depend on besides the network and the image, for notes and for keys.
+
+        Args:
+            device: that computes.
+
+        Returns:
+            ``dtype``, ``float32`` or ``bfloat16``; ``instruction_set``, as
+            :func:`monai_kwtl.processors.instruction_set` has it; ``tile``, in pixels.
+        """
+        return {
+            "dtype": "bfloat16" if self.uses_amp(device) else "float32",
+            "instruction_set": instruction_set(device),
+            "tile": self._tile(device),
+        }
+
+    def _tile(self, device: torch.device | str) -> int:
+        return _usual_tile(device) if self.tile is None else self.tile
+
     def halo_of(self, network: nn.Module, device: torch.device | str) -> int | None:
         """Return the margin around a tile, a multiple of the stride; None where no margin makes tiles exact."""
         stride = stride_of(network, self.stride)
@@ -168,8 +189,7 @@ class TiledInferer(Inferer):
             KWTLError: where the network cannot be run in tiles, and the image is too large for it as a whole.
         """
         stride = stride_of(network, self.stride)
-        tile = _usual_tile(device) if self.tile is None else self.tile
-        largest = max(tile // stride, 1) * stride
+        largest = max(self._tile(device) // stride, 1) * stride
         halo: int | None = 0
         if height > largest or width > largest:
             halo = self.halo_of(network, device)

@@ -49,27 +49,25 @@ def _sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def expect_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
+def expect_selection(dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
     """Remember, before a selection is written, that it is to be noted, also where its process dies before it has.
 
     Args:
-        noted: whether it is.
         dataset: folder of the images.
         selection: path of the ``selection.json``.
     """
-    if noted and is_main_process():
+    if is_main_process():
         remember_selection(dataset, selection)
 
 
-def note_selection(noted: bool, dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
+def note_selection(dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
     """Note a selection as a round; one that was written anew before any mask came replaces its former self.
 
     Args:
-        noted: whether to.
         dataset: folder of the images.
         selection: path of the ``selection.json``.
     """
-    if not noted or not is_main_process():
+    if not is_main_process():
         return
     document = read_selection(selection)
     entry = {
@@ -103,7 +101,7 @@ def note_missed(dataset: str | os.PathLike) -> None:
         selection = Path(dataset, path)
         if selection_sha256(selection) not in (None, before):
             try:
-                note_selection(True, dataset, selection)
+                note_selection(dataset, selection)
             except KWTLError as error:
                 logger.warning(f"a selection that was interrupted is not noted: {error}")
             else:

@@ -156,7 +156,8 @@ def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
 
     Returns:
         (index into ``pool``, index into its windows) of each window, best first. Ties are broken by image name, page,
-        then row, then column. May hold less than the budget where nothing more fits or everything is covered.
+        then row, then column; what differs by less than a millionth of the largest counts as tied. May hold less than
+        the budget where nothing more fits or everything is covered.
 
     Raises:
         KWTLError: for an unknown strategy, an empty pool, a budget larger than the pool, or where every window is

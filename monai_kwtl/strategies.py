@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +9,16 @@ import numpy as np
 from monai_kwtl.balanced import balanced
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.feature_strategies import herding, k_centre, typical
-from monai_kwtl.taking import Coverage, ImageScores, flat_windows, free_windows, take_apart, take_in_order
+from monai_kwtl.taking import (
+    Coverage,
+    ImageScores,
+    first_of_best,
+    flat_windows,
+    free_windows,
+    ranked,
+    take_apart,
+    take_in_order,
+)
 
 __all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES", "ImageScores", "flat_windows"]
 
@@ -18,7 +26,7 @@ __all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES", "ImageScores", 
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """The windows of highest mean score (the paper's choice)."""
     scores = np.concatenate([image.window_scores for image in pool])
-    return take_in_order(pool, np.argsort(-scores, kind="stable"), windows, pixels)
+    return take_in_order(pool, ranked(scores), windows, pixels)
 
 
 def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
@@ -30,19 +38,16 @@ def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
     covered, chosen = Coverage(pool, with_scores=True), []
-    # one entry an image, its best window: only the image last touched has to be looked at again
-    heap = [(-gain.max(), image) for image, gain in enumerate(covered.gains)]
-    heapq.heapify(heap)
-    while heap and len(chosen) < windows:
-        negative, image = heapq.heappop(heap)
-        if negative == np.inf:
-            break
-        window = int(covered.gains[image].argmax())
+    best = np.array([gains.max() for gains in covered.gains])  # only that of the image last touched changes
+    while len(chosen) < windows and best.max() > -np.inf:
+        image = first_of_best(best)
+        gains = covered.gains[image]
+        window = first_of_best(gains)
         if covered.pixels + covered.new_pixels(image, window) <= pixels:
             covered.take(image, window)
             chosen.append(int(offsets[image] + window))
-        covered.gains[image][window] = -np.inf
-        heapq.heappush(heap, (-covered.gains[image].max(), image))
+        gains[window] = -np.inf
+        best[image] = gains.max()
     return chosen
 
 
@@ -109,7 +114,7 @@ def _two_thirds(pool: Sequence[ImageScores], windows: int, pixels: float, rng: n
         raise KWTLError("strategy 'two_thirds' needs score maps; exact scoring has none: use --exact false or top_k.")
     scores = np.concatenate([image.window_scores for image in pool])
     inside = np.concatenate([image.foreground_scores for image in pool])
-    by_part = [_first_of(np.argsort(-part, kind="stable")) for part in (inside, scores - inside)]
+    by_part = [_first_of(ranked(part)) for part in (inside, scores - inside)]
     count = 0
 
     def best(wanted: np.ndarray) -> int:

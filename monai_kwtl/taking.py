@@ -9,7 +9,51 @@ import numpy as np
 
 from monai_kwtl.windows import WindowGrid, block_sums
 
-__all__ = ["Coverage", "ImageScores", "flat_windows", "free_windows", "take_apart", "take_in_order"]
+__all__ = [
+    "TIE",
+    "Coverage",
+    "ImageScores",
+    "first_of_best",
+    "flat_windows",
+    "free_windows",
+    "ranked",
+    "take_apart",
+    "take_in_order",
+]
+
+TIE = 1e-6  # of the largest value: what is nearer counts as equal, for which is larger changes with the processor
+
+
+def first_of_best(values: np.ndarray, scale: float | None = None) -> int:
+    """Return the number of the largest value, of equal ones the first.
+
+    Args:
+        values: shape (N,), N > 0; the largest is finite.
+        scale: values that are within :data:`TIE` of it of the largest one count as equal; None: that of the largest.
+    """
+    top = int(values.argmax())
+    largest = float(values[top])
+    return int((values[: top + 1] >= largest - TIE * abs(largest if scale is None else scale)).argmax())
+
+
+def ranked(values: np.ndarray) -> np.ndarray:
+    """Return the numbers of values by falling value, equal ones by rising number.
+
+    Values count as equal to the largest one not yet ranked where they are within :data:`TIE` of the largest of all.
+
+    Args:
+        values: finite, shape (N,).
+
+    Returns:
+        int64, shape (N,), each number once.
+    """
+    order = np.argsort(-values, kind="stable")
+    rising, apart, done = -values[order], TIE * float(np.abs(values).max(initial=0.0)), 0
+    for first in np.flatnonzero(np.diff(rising) <= apart):  # all others stand alone
+        if first >= done:
+            done = int(np.searchsorted(rising, rising[first] + apart, side="right"))
+            order[first:done].sort()
+    return order
 
 
 @dataclass(frozen=True)

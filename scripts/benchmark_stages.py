@@ -1,8 +1,9 @@
-"""Benchmarks of the whole select stage, each run in a process of its own: time, memory, streaming, processes."""
+"""Benchmarks of the whole select stage, each run in a process of its own: time, memory, streaming, agreement."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection import Budget, ImageScores, select_windows
+from monai_kwtl.taking import ranked
 from monai_kwtl.windows import WindowGrid
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +47,7 @@ def run_stage(
     threads: int | None = None,
     processes: int = 1,
     stage: str = "select",
-    environment: dict[str, str] | None = None,
+    variables: Mapping[str, str | None] | None = None,
     **knobs: object,
 ) -> dict:
     """Run a stage in a process of its own.
@@ -55,7 +57,7 @@ def run_stage(
         threads: of each process; None: as PyTorch chooses.
         processes: how many share the stage.
         stage: name of its config.
-        environment: all variables of the process; None: those of this one.
+        variables: of the environment; those of value None are taken away.
         knobs: of the stage.
 
     Returns:
@@ -66,9 +68,11 @@ def run_stage(
     settings = {**usual, "overwrite": "true", **knobs}
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
     arguments += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    environment = (os.environ if environment is None else environment) | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment |= variables or {}
+    environment = {name: value for name, value in environment.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
     report, child = folder / "facts.json", folder / "child.py"
     child.write_text(_CHILD)
@@ -259,7 +263,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 def benchmark_spinning(options: argparse.Namespace) -> dict:
     """Pretext tuning with several threads, alone and beside a busy process, as its threads wait in several ways."""
-    plain = {name: value for name, value in os.environ.items() if name not in WAITING}
+    plain: dict[str, str | None] = dict.fromkeys(WAITING)
     ways = {"nothing set": plain} | {given: plain | dict([given.split("=", 1)]) for given in options.settings}
     loads = {"alone": nullcontext, "beside a busy loop": _busy_loop}
     seconds: dict[tuple[str, str], list[float]] = {(load, way): [] for load in loads for way in ways}
@@ -270,7 +274,7 @@ def benchmark_spinning(options: argparse.Namespace) -> dict:
         for _ in range(options.repeats):  # in turns, so that a slow minute falls on all
             for (load, way), found in seconds.items():
                 with loads[load]():
-                    run = run_stage(place / "of", options.stage_threads, 1, "pretext", ways[way], **knobs)
+                    run = run_stage(place / "of", options.stage_threads, 1, "pretext", variables=ways[way], **knobs)
                 found.append(run["stage"])
     medians = {key: statistics.median(found) for key, found in seconds.items()}
     figures: dict[str, object] = {"images, steps, threads": (options.images, options.steps, options.stage_threads)}
@@ -291,6 +295,62 @@ def _variable(text: str) -> str:
     if name not in WAITING or not value:
         raise argparse.ArgumentTypeError(f"give NAME=VALUE, NAME one of {', '.join(WAITING)}")
     return text
+
+
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+INSTRUCTION_SETS = {  # what the environment asks for; the machine's own comes first
+    "own": {},
+    "AVX512_CORE_BF16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "AVX512_CORE": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "ATen avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "AVX2, ATen avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+}
+
+
+def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[str], **knobs: object) -> dict:
+    """Select by each strategy under some variables: what computed, the scores, and the regions by strategy."""
+    out, regions = folder / "out", {}
+    off = {"report": "false", "tensorboard": "false"}
+    for strategy in strategies:  # all but the first find the scores kept
+        limits = dict.fromkeys(_LIMITS) | variables
+        run_stage(folder, threads=1, variables=limits, output_dir=out, strategy=strategy, **off, **knobs)
+        document = json.loads((out / "selection.json").read_text())
+        regions[strategy] = [(r["image"], r["x"], r["y"]) for r in document["regions"]]
+    with open(out / "scores.csv", newline="") as file:
+        scores = np.array([float(row["score"]) for row in csv.DictReader(file)])
+    return {"by": document["created_with"]["computed_by"], "scores": scores, "regions": regions}
+
+
+def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
+    """The same selections under one instruction set after the other, against those of the machine's own."""
+    figures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for pool in options.pools:
+            name, images, budget = pool.split(":")
+            folder = Path(temporary, name)
+            knobs = {"dataset_dir": _linked(options.data / name, int(images), folder / "images")}
+            knobs |= {"budget": budget, "amp": options.amp}
+            found = {
+                label: _selected(folder / str(number), INSTRUCTION_SETS[label], options.strategies, **knobs)
+                for number, label in enumerate(["own", *options.sets])
+            }
+            own = found["own"]
+            top = set(ranked(own["scores"])[:20].tolist())
+            for label, other in found.items():
+                differ = np.abs(other["scores"] - own["scores"]).max() / np.ptp(own["scores"])
+                shared = len(top & set(ranked(other["scores"])[:20].tolist()))
+                same = [
+                    f"{strategy} {len(set(regions) & set(own['regions'][strategy]))} of {len(regions)}"
+                    + ("" if regions == own["regions"][strategy] else ", ranked otherwise")
+                    for strategy, regions in other["regions"].items()
+                ]
+                by = f"{other['by']['instruction_set']}, {other['by']['dtype']}"
+                figures[f"{name}, {images} images, {label} ({by})"] = (
+                    f"scores within {100 * differ:.2g} % of their range; top 20: {shared} shared; regions: "
+                    + "; ".join(same)
+                )
+    return figures
 
 
 def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
@@ -327,3 +387,11 @@ def add_commands(commands: argparse._SubParsersAction, data: Path) -> None:
     ways = ["OMP_WAIT_POLICY=PASSIVE"]
     spinning.add_argument("--settings", type=_variable, nargs="+", default=ways, metavar="NAME=VALUE")
     spinning.set_defaults(work=benchmark_spinning)
+    sets = commands.add_parser("instruction_sets", help="selections under each instruction set of the processor")
+    sets.add_argument("--data", type=Path, default=data, help="folder of the data sets")
+    sets.add_argument("--pools", nargs="+", default=["TNBC:8:2", "ssTEM:3:1"], help="data set:images:budget")
+    sets.add_argument("--strategies", nargs="+", default=["balanced", "top_k", "coverage"])
+    others = [label for label in INSTRUCTION_SETS if label != "own"]
+    sets.add_argument("--sets", nargs="+", choices=others, default=others, help="compared with the machine's own")
+    sets.add_argument("--amp", default="auto", choices=("auto", "true", "false"), help="as of the stage")
+    sets.set_defaults(work=benchmark_instruction_sets)

@@ -87,5 +87,5 @@ def test_a_select_stage_and_a_training_go_together(items, tmp_path):
     ended = run("train", dataset_dir="cells", steps=2, crop=32, batch_size=2, tensorboard="false", held_out=0)
     assert ended.status == 0, ended.err
     assert "training begins with the weights of pretext tuning, output/cells/select/pretext/model.pt" in ended.out
-    note_selection(True, "cells", "output/cells/select/selection.json")  # once more changes nothing
+    note_selection("cells", "output/cells/select/selection.json")  # once more changes nothing
     assert len(json.loads(Path("cells/project.json").read_text())["rounds"]) == 1

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_kwtl import rectified
-from monai_kwtl.inferers import native_bfloat16
 from monai_kwtl.networks import FCRN
 from monai_kwtl.normalization import channels_last, fold_batch_norm
 from monai_kwtl.pooling import HalvingMaxPool, quick_pooling
@@ -23,8 +22,7 @@ def folded(**options):
 
 
 @pytest.mark.parametrize("size", [(200, 168), (133, 250)])
-@pytest.mark.parametrize("amp", [False, pytest.param(True, marks=pytest.mark.skipif(
-    not native_bfloat16("cpu"), reason="this processor does not multiply bfloat16"))])  # fmt: skip
+@pytest.mark.parametrize("amp", [False, True])
 def test_logits_keep_their_bits(size, amp):
     plain = folded()
     fused = fuse_rectifiers(copy.deepcopy(plain))

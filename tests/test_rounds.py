@@ -31,7 +31,7 @@ from monai_kwtl.mask_record import MaskRecord, read_record, write_record
 from monai_kwtl.next_round import predicting_weights, scoring_weights, taken_regions
 from monai_kwtl.project import read_project, update_project
 from monai_kwtl.report.rounds import rounds_picture
-from monai_kwtl.rounds import curve, mask_facts, note_selection
+from monai_kwtl.rounds import curve, mask_facts
 from monai_kwtl.selection import Budget, Region, cover, select_windows
 from monai_kwtl.selection_file import read_selection
 from monai_kwtl.strategies import FEATURE_STRATEGIES, STRATEGIES, ImageScores
@@ -149,7 +149,6 @@ def test_without_labels_nothing_is_left_out(place):
 
 def test_project_false_writes_and_reads_nothing(place):
     assert select(ckpt="start.pt", budget_windows=3, project="false").status == 0
-    note_selection(False, "images", "output/images/select/selection.json")
     assert not Path("images/project.json").exists()
 
 

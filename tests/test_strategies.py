@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from scipy.stats import chisquare
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection import Budget, select_windows
 from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
+from monai_kwtl.taking import first_of_best, ranked
 from monai_kwtl.windows import WindowGrid
 
 quick = settings(deadline=None, database=None, max_examples=60)
@@ -348,6 +351,50 @@ def test_ties_go_to_the_first_name_page_row_and_column(strategy):
     chosen = places(pool, select_windows(pool, strategy, Budget(windows=16)))
     corners = [(0, 0), (0, 12), (12, 0), (12, 12)]
     assert chosen == [(n, p, y, x) for n, p in (("B", None), ("a", None), ("b", 2), ("b", 10)) for y, x in corners]
+
+
+def trembling(pool, rng):
+    """A pool whose every number is off by what another order of additions changes."""
+
+    def moved(values, size):
+        return (values * (1.0 + size * rng.uniform(-1, 1, values.shape))).astype(values.dtype)
+
+    doubles = ("window_scores", "cells", "foreground", "foreground_scores")
+    return [
+        replace(
+            image,
+            **{name: moved(getattr(image, name), 1e-10) for name in doubles},
+            features=moved(image.features, 1e-7),
+        )
+        for image in pool
+    ]
+
+
+@pytest.mark.parametrize("budget", [Budget(windows=20), Budget(pixels=1500)], ids=["windows", "pixels"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_last_bits_decide_nothing(strategy, budget, rng):
+    twice = maps(levels=3) * 2  # whatever is in an image is in another as well, and many windows have the same mean
+    pool = [replace(image, features=pool[i % 4].features) for pool in [pool_of(twice)] for i, image in enumerate(pool)]
+    expected = select_windows(pool, strategy, budget, seed=2)
+    assert len(expected) > 5
+    for _ in range(5):
+        assert select_windows(trembling(pool, rng), strategy, budget, seed=2) == expected
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e12, -3.0])
+def test_values_a_millionth_apart_rank_by_position(scale):
+    values = scale * np.array([5.0, 5.0 - 4e-6, 5.0 - 6e-6, 4.0, 5.0, 4.0 + 4e-6, 0.0, 4e-6, -1e-7])
+    if scale > 0:
+        assert ranked(values).tolist() == [0, 1, 4, 2, 3, 5, 6, 7, 8]
+    else:
+        assert ranked(values).tolist() == [6, 7, 8, 3, 5, 1, 2, 0, 4]
+    assert first_of_best(values, 5.0 * scale) == ranked(values)[0]
+
+
+def test_without_near_values_a_ranking_is_a_plain_sort(rng):
+    values = rng.permutation(5000) / 5000.0
+    assert np.array_equal(ranked(values), np.argsort(-values))
+    assert ranked(np.zeros(4)).tolist() == [0, 1, 2, 3] and ranked(np.zeros(0)).tolist() == []
 
 
 def test_windows_are_numbered_image_by_image():

@@ -11,6 +11,7 @@ import numpy as np
 from monai_kwtl.box import Box
 from monai_kwtl.selection import Budget, select_windows
 from monai_kwtl.strategies import ImageScores
+from monai_kwtl.taking import first_of_best, ranked
 from monai_kwtl.windows import WindowGrid
 
 __all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
@@ -169,9 +170,11 @@ def best_images(
     for number, (scores, shares) in enumerate(_allowed(pool, taken)):
         windows = np.flatnonzero(shares > MOSTLY_TAKEN)
         if len(windows):
-            draw = rng.choice(windows) if strategy == "random" else windows[scores.window_scores[windows].argmax()]
+            values = scores.window_scores[windows]
+            draw = rng.choice(windows) if strategy == "random" else windows[first_of_best(values)]
             value = None if strategy == "random" else float(scores.window_scores[draw])
             best.append(Pick(number, _box(scores, int(draw)), value))
     if strategy == "random":
         return [best[place] for place in rng.permutation(len(best))[:count]]
-    return sorted(best, key=lambda pick: (-pick.score, pool[pick.image].key))[:count]
+    best.sort(key=lambda pick: pool[pick.image].key)
+    return [best[place] for place in ranked(np.array([pick.score for pick in best]))[:count]]

@@ -71,8 +71,7 @@ class KWTLScoring(ScoringMethod):
             "weighted": settings.weighted,
             "rescale": settings.rescale,
             "seed": settings.seed if measure == "mc_dropout" else None,
-            "bfloat16": self.scorer.scorer.inferer.uses_amp(models.device),
-            "device": models.device.type,
+            "computed_by": self.scorer.scorer.inferer.arithmetic(models.device),
             "versions": versions(),
         }
         self._settings_hash = settings_hash(depends_on, settings.window, settings.step)

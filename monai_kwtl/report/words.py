@@ -51,7 +51,11 @@ SETTINGS = {
     "ckpt": ("Network weights", "The file with the network that made the predictions"),
     "model_sha256": ("Network fingerprint", "Identifies the weights; equal fingerprints mean equal networks"),
     "device": ("Computed on", "Processor or graphics card"),
-    "bfloat16": ("Short numbers", "Whether the network computed with 16 bit numbers: quicker, hardly less exact"),
+    "computed_by": (
+        "Computed by",
+        "Kind of numbers (bfloat16 is quicker, hardly less exact), instructions of the processor, and pixels at once; "
+        "others change the last digits of the scores",
+    ),
     "seed": ("Seed", "Starting point of everything random; the same seed gives the same list"),
     "monai_kwtl": ("Version", "Of this program"),
     "monai": ("MONAI", "Version of the library"),

@@ -96,7 +96,8 @@ def _meta_settings(config: Config, target: str, seed: int) -> dict[str, Any]:
 
 def _common(config: Config) -> dict[str, Any]:
     kind = choose_device(config.device).type if config.device == "auto" else torch.device(config.device).type
-    return {"versions": _versions(), "device": kind, "amp": config.amp}
+    # 2: statistics are fitted in the arithmetic that the network is run in, as the stages of the bundle do it
+    return {"versions": _versions(), "device": kind, "amp": config.amp, "arithmetic": 2}
 
 
 @dataclass(frozen=True)

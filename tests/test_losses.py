@@ -118,7 +118,9 @@ def test_a_loss_that_takes_a_mask_gets_the_known_pixels(crops):
 
 
 @pytest.mark.parametrize(
-    "loss", [DiceLoss(sigmoid=True), nn.BCEWithLogitsLoss(), lambda logits, target: logits.mean()], ids=["DiceLoss", "BCEWithLogitsLoss", "function"]
+    "loss",
+    [DiceLoss(sigmoid=True), nn.BCEWithLogitsLoss(), lambda logits, target: logits.mean()],
+    ids=["DiceLoss", "BCEWithLogitsLoss", "function"],
 )
 def test_another_loss_gets_batches_without_unknown_pixels_only(crops, loss):
     known = torch.ones_like(crops[1], dtype=torch.bool)

@@ -164,6 +164,7 @@ def test_a_removal_that_dies_at_any_step_never_leaves_a_mask_that_counts_as_comp
             store.remove_label("a", "final")
         _, sidecar, _ = parts(studies)
         known = [set(boxes) for boxes in sidecar.known().values()]
+        assert not (studies / "set_aside").exists()
         there = lies_there(studies, "a")
         assert (known == [{one[1]}] and there is not None) or (known == [] and there is None)
         if len(steps) < step:

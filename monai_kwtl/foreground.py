@@ -14,11 +14,12 @@ from monai.inferers import Inferer
 from torch import nn
 
 from monai_kwtl.adaptation import BatchNormAdapter, pool_batches
-from monai_kwtl.bundle import FROM_SCRATCH, load_weights
+from monai_kwtl.bundle import FROM_SCRATCH
 from monai_kwtl.distributed import on_main_process
 from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.inferers import TiledInferer
 from monai_kwtl.metrics import overlap, summarize
+from monai_kwtl.network_choice import load_network
 from monai_kwtl.parallel import unsynchronized
 from monai_kwtl.scoring import normalize
 
@@ -103,7 +104,7 @@ def share_for(
         )
 
     def estimate() -> float:
-        started = load_weights(unsynchronized(copy.deepcopy(network)), ckpt, device)
+        started = load_network(ckpt, unsynchronized(copy.deepcopy(network)), device)
         share = foreground_share(started, items, rescale=rescale, device=device)
         logger.info(f"the start weights predict {100 * share:.1f} % foreground in the images")
         return share

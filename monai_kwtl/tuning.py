@@ -24,6 +24,7 @@ from monai_kwtl.crops import CropDataset, GridCropDataset
 from monai_kwtl.distributed import is_main_process
 from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.event_files import open_log
+from monai_kwtl.network_choice import network_note
 from monai_kwtl.normalization import estimate_batch_norm_statistics
 from monai_kwtl.parallel import unsynchronized
 from monai_kwtl.summary import format_table
@@ -281,6 +282,7 @@ class WeightsSaver:
                 "--overwrite true and a smaller learning rate"
             )
         save_atomically(state, self.path)
-        note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
+        described = network_note(network, self.rescale)
+        note = {**self.created_with, **(facts or {}), "network": described, "sha256": file_sha256(self.path)}
         with written_whole(self.path.with_suffix(".json")) as unfinished:
             unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 
@@ -35,15 +32,6 @@ __all__ = ["KWTLApp"]
 logger = logging.getLogger("monai_kwtl")
 
 MODEL = "kwtl"
-
-
-def _one_at_a_time(method: Callable[..., Any], lock: threading.RLock) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def alone(*arguments: Any, **named: Any) -> Any:
-        with lock:
-            return method(*arguments, **named)
-
-    return alone
 
 
 class KWTLApp(MONAILabelApp):
@@ -76,11 +64,7 @@ class KWTLApp(MONAILabelApp):
 
     def init_datastore(self) -> KWTLDatastore:
         """The images and labels, for one thread at a time."""
-        store = KWTLDatastore(self.images, self.sidecar, server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
-        lock = threading.RLock()
-        for name in (*Datastore.__abstractmethods__, "refresh"):
-            setattr(store, name, _one_at_a_time(getattr(store, name), lock))
-        return store
+        return KWTLDatastore(self.images, self.sidecar, server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
 
     def init_infers(self) -> dict[str, Any]:
         """The segmenter."""

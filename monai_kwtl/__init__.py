@@ -1,23 +1,50 @@
 """Knowing what to label: which regions of unlabelled microscopy images an expert should outline first."""
 
-from __future__ import annotations
-
-import importlib
-from types import ModuleType
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {"StageWorkflow": "monai_kwtl.workflow"}
-
-
-def __getattr__(name: str) -> ModuleType | type:
-    """Import what the package holds when it is first named, so that ``import monai_kwtl`` alone is quick."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if not name.startswith("_"):
-        try:
-            return importlib.import_module(f"monai_kwtl.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"monai_kwtl.{name}":
-                raise
-    raise AttributeError(f"module 'monai_kwtl' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "benchmark",
+        "bundle",
+        "cli",
+        "data",
+        "engines",
+        "errors",
+        "exchange",
+        "handlers",
+        "inferers",
+        "label",
+        "losses",
+        "metrics",
+        "networks",
+        "pipeline",
+        "project",
+        "readers",
+        "report",
+        "scoring",
+        "selection",
+        "synthetic",
+        "transforms",
+        "utils",
+        "windows",
+    ],
+    submod_attrs={
+        "selection.budget": ["Budget"],
+        "networks.fcrn": ["FCRN"],
+        "errors": ["KWTLError"],
+        "selection.regions": ["Region"],
+        "engines.reptile": ["ReptileTrainer"],
+        "bundle.workflow": ["StageWorkflow"],
+        "networks.choice": ["load_network"],
+        "data.pool": ["load_pool"],
+        "project.selection_file": ["read_selection"],
+        "project.support_set": ["read_support"],
+        "pipeline.scoring": ["score", "segment"],
+        "selection.select": ["select_regions"],
+        "pipeline.tuning": ["tune"],
+        "project.selection_folder": ["write_selection"],
+    },
+)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from monai_kwtl.distributed import ranks
 from monai_kwtl.errors import KWTLError, check_number
+from monai_kwtl.utils.distributed import ranks
 
-__all__ = ["DiceBCE", "ForegroundWeightedBCE", "LossOverProcesses", "loss_over_known", "positive_weight"]
+__all__ = [
+    "DiceBCE",
+    "ForegroundWeightedBCE",
+    "LossOverProcesses",
+    "loss_function",
+    "loss_over_known",
+    "positive_weight",
+]
+
+LOSSES = ("weighted", "dice_bce")
 
 DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 
@@ -238,3 +248,40 @@ class LossOverProcesses(nn.Module):
         of_all = own.detach().clone()
         dist.all_reduce(of_all)
         return self.loss.of(of_all + (own - own.detach()) * processes)
+
+
+def loss_function(
+    foreground_weight: str | float, dataset: Any, loss: str = "weighted", share: float | None = None
+) -> ForegroundWeightedBCE | DiceBCE:
+    """Make the loss of a training stage.
+
+    Args:
+        foreground_weight: of the cross-entropy. ``crop``; ``dataset``; ``pool``, background over foreground as the pool
+            is predicted to have them; ``none``, which is 1; or a number. ``auto`` is ``crop`` for ``weighted``, and
+            ``none`` for ``dice_bce``, whose Dice part makes up for rare foreground by itself.
+        dataset: a :class:`monai_kwtl.data.crops.CropDataset`, which knows the weight of the whole data set.
+        loss: ``weighted``, cross-entropy alone, or ``dice_bce``, with a Dice loss.
+        share: predicted share of foreground of the pool, in (0, 1), for ``pool``.
+
+    Raises:
+        KWTLError: for anything else.
+    """
+    if loss not in LOSSES:
+        raise KWTLError(f"loss must be {' or '.join(LOSSES)}, got {loss!r}.")
+    weight: Any = foreground_weight
+    if weight == "auto":
+        weight = "crop" if loss == "weighted" else "none"
+    if weight == "crop":
+        return ForegroundWeightedBCE() if loss == "weighted" else DiceBCE(pos_weight="crop")
+    if weight == "dataset":
+        weight = dataset.positive_weight()
+    elif weight == "none":
+        weight = 1.0
+    elif weight == "pool" and share is not None:
+        weight = (1 - share) / share
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        raise KWTLError(
+            f"foreground_weight must be auto, crop, dataset, pool, none or a number above 0, got {foreground_weight!r}."
+        )
+    weight = float(weight)
+    return ForegroundWeightedBCE(per="dataset", pos_weight=weight) if loss == "weighted" else DiceBCE(weight)

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from monai_kwtl.bundle import one_line_errors
-from monai_kwtl.data import find_images, load_pool, split_pool_test
+from monai_kwtl.benchmark.experiments.annotator import write_region_masks
+from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.splits import split_pool_test
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.oracle import write_region_masks
-from monai_kwtl.summary import format_seconds, format_table
+from monai_kwtl.utils.text import format_seconds, format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "bundles" / "kwtl" / "configs"

@@ -24,12 +24,13 @@ import psutil
 from label_client import ROOT, data_set, running_server, set_settings
 from PIL import Image
 
-from monai_kwtl.bundle import one_line_errors
-from monai_kwtl.data import find_images, read_label
+from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client import LabelServer
-from monai_kwtl.label.studies import image_id
-from monai_kwtl.summary import format_table
+from monai_kwtl.label.client.client import LabelServer
+from monai_kwtl.label.state.studies import image_id
+from monai_kwtl.utils.text import format_table
 
 
 def memory(process: int) -> float:

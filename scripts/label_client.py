@@ -27,15 +27,17 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from monai_kwtl.bundle import one_line_errors
-from monai_kwtl.data import load_pool, read_label, split_pool_test
+from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.data.loading import read_label
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.splits import split_pool_test
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client import LabelServer
-from monai_kwtl.label.studies import image_id
-from monai_kwtl.label.template import find_bundle, make_app
+from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.label.client.client import LabelServer
+from monai_kwtl.label.state.studies import image_id
 from monai_kwtl.metrics import overlap, summarize
-from monai_kwtl.pretext import spread
-from monai_kwtl.summary import format_table
+from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.text import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("strategy", "round", "regions", "pixels", "foreground", "mean_iou", "ask_s", "train_s")
@@ -59,7 +61,7 @@ def free_port() -> int:
 def running_server(studies: Path, app: Path, log: Path, arguments: list[str], wait: float = 600.0):
     """Start a server with ``kwtl label start``; gives its client, its process and the seconds until it answered."""
     port = free_port()
-    command = [sys.executable, "-c", "from monai_kwtl.cli import main; raise SystemExit(main())", "label", "start"]
+    command = [sys.executable, "-c", "from monai_kwtl.cli.main import main; raise SystemExit(main())", "label", "start"]
     command += ["--studies", str(studies), "--app", str(app), "--port", str(port), *arguments]
     begun = time.perf_counter()
     with log.open("a") as stream:

@@ -18,7 +18,7 @@ mkdir -p "$out/sources" "$out/unseen"
 import os, sys
 from pathlib import Path
 from monai_kwtl.synthetic import DOMAINS
-from monai_kwtl.sources import simulated_sources
+from monai_kwtl.data.sources import simulated_sources
 
 out, b39 = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
 sources = simulated_sources(out / "sources", count=12, seed=100, looks=2)
@@ -78,7 +78,7 @@ done
 "$VENV_PYTHON" - "$out/evaluate" <<'PYTHON'
 import json, sys
 from pathlib import Path
-from monai_kwtl.summary import format_table
+from monai_kwtl.utils.text import format_table
 
 root = Path(sys.argv[1])
 targets = sorted({path.parent.name for path in root.glob("*/*/evaluation.json")})

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from monai_kwtl.data import load_pool, read_label
-from monai_kwtl.exchange.work import TOOLS, export_regions, import_regions
-from monai_kwtl.mask_record import read_record
-from monai_kwtl.raster import number_objects
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.summary import format_table
+from monai_kwtl.data.loading import read_label
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.exchange.handout import TOOLS, export_regions, import_regions
+from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.project.mask_index import read_record
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.selection.regions import Region, cost_of
+from monai_kwtl.utils.text import format_table
 
 
 def random_selection(items: Sequence[dict], count: int, size: int, seed: int = 0) -> list[Region]:

@@ -4,7 +4,7 @@
 # PYTHON names the interpreter that a new .venv is made with; pip's own configuration is respected.
 
 # Threads that wait for one another sleep, unless the user chose: they would spin, and take the cores of other processes.
-# monai_kwtl/threads.py says the same for kwtl and scripts/benchmark.py.
+# monai_kwtl/cli/threads.py says the same for kwtl and scripts/benchmark.py.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 # scripts/label_setup.sh makes another environment with the same functions: it sets these four differently.

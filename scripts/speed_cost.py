@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from scipy.stats import linregress
 
-from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.bundle import load_weights
 from monai_kwtl.errors import check_whole_number
-from monai_kwtl.inferers import TiledInferer, native_bfloat16
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import ScoreMapInferer, intensity_views
-from monai_kwtl.window_inferer import WindowScoreInferer
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.handlers.batch_norm import BatchNormAdapter
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.autocast import native_bfloat16
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.transforms import intensity_views
+from monai_kwtl.windows.grid import WindowGrid
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("varied", "value", "repeats", "seconds", "fitted_seconds")
@@ -65,7 +67,7 @@ def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
 
 
 def _image(side: int) -> torch.Tensor:
-    from benchmark_stages import _texture
+    from speed_rates import _texture
 
     return torch.from_numpy(_texture(np.random.default_rng(side), side, side))[None, None]
 

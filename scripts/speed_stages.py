@@ -19,11 +19,14 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image
+from speed_rates import _texture
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection import Budget, ImageScores, select_windows
-from monai_kwtl.taking import ranked
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.greedy import ranked
+from monai_kwtl.selection.select import select_windows
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "bundles" / "kwtl" / "configs"
@@ -31,7 +34,7 @@ CONFIGS = ROOT / "bundles" / "kwtl" / "configs"
 _CHILD = """
 import json, re, runpy, sys, time
 begun = time.perf_counter()
-import monai.bundle, monai_kwtl.handlers, monai_kwtl.next_round, monai_kwtl.pretext
+import monai.bundle, monai_kwtl.handlers.selection_saver, monai_kwtl.project.next_round, monai_kwtl.bundle.pretext
 imported = time.perf_counter()
 report, *arguments = sys.argv[1:]
 sys.argv = ["-m", "run", *arguments]
@@ -105,13 +108,6 @@ def _linked(dataset_dir: Path, images: int | None, folder: Path) -> Path:
     return folder
 
 
-def _texture(rng: np.random.Generator, height: int, width: int, grain: int = 8) -> np.ndarray:
-    """Blocky noise, uint8 (height, width)."""
-    coarse = rng.integers(20, 236, (-(-height // grain), -(-width // grain)), dtype=np.uint8)
-    fine = rng.integers(0, 20, (height, width), dtype=np.uint8)
-    return coarse.repeat(grain, 0).repeat(grain, 1)[:height, :width] + fine
-
-
 def _pool(folder: Path, count: int, side: int = 256) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -122,10 +118,10 @@ def _pool(folder: Path, count: int, side: int = 256) -> Path:
 
 def benchmark_stage(options: argparse.Namespace) -> dict:
     """The whole stage over the arithmetic floor, then again on the same pool and model with other wishes."""
-    from benchmark import convolution_rate, floor_dtype, operations
+    from speed_rates import convolution_rate, floor_dtype, operations
 
-    from monai_kwtl.data import load_pool
-    from monai_kwtl.networks import FCRN
+    from monai_kwtl.data.pool import load_pool
+    from monai_kwtl.networks.fcrn import FCRN
 
     with tempfile.TemporaryDirectory() as folder:
         pool = _linked(options.dataset_dir, options.images, Path(folder) / "pool")

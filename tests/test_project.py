@@ -1,8 +1,7 @@
-"""The project holds together: pins, layers, overlays, versions, text files, scripts and the bundle checks."""
+"""The project holds together: pins, overlays, versions, text files, scripts and the bundle checks."""
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib.metadata
 import importlib.util
@@ -111,85 +110,6 @@ def test_data_files_of_the_package_are_installed_with_it():
     files = [path for path in (ROOT / "monai_kwtl").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     left_out = [path.name for path in files if path.suffix != ".py" and not any(map(path.match, patterns))]
     assert not left_out
-
-
-# --- layers -----------------------------------------------------------------------------------------------------------
-
-LEVELS = {
-    **dict.fromkeys(("label", "benchmark", "report", "handlers"), 4),
-    "selection": 3,
-    "windows": 2,
-    "scoring": 1,
-    **dict.fromkeys(("transforms", "networks"), 0),
-}
-
-
-def _modules() -> dict[str, Path]:
-    folder = ROOT / "monai_kwtl"
-    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in folder.rglob("*.py")}
-    return {name.removesuffix(".__init__"): path for path, name in names.items()}
-
-
-def _imports(name: str, path: Path) -> set[str]:
-    """Absolute names of everything that a module imports, wherever in the file."""
-    found: set[str] = set()
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([base] if base else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def _component(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
-
-
-def _graph() -> dict[str, set[str]]:
-    """Which component (module or subpackage of monai_kwtl) imports which; the package itself gathers everything."""
-    modules = _modules()
-    graph: dict[str, set[str]] = {}
-    for name, path in modules.items():
-        if _component(name):
-            targets = {_component(target) for target in _imports(name, path) if target in modules}
-            graph.setdefault(_component(name), set()).update(targets - {"", _component(name)})
-    return graph
-
-
-def test_imports_point_one_way():
-    graph = _graph()
-    for start, level in LEVELS.items():
-        # through helper modules too, so that nothing reaches upwards by a detour
-        queue, reached = [(start,)], {start}
-        while queue:
-            way = queue.pop()
-            for target in graph.get(way[-1], ()):
-                assert LEVELS.get(target, 0) <= level, f"{' -> '.join((*way, target))} imports upwards"
-                if target not in reached:
-                    reached.add(target)
-                    queue.append((*way, target))
-
-
-def test_no_components_import_each_other_in_a_circle():
-    graph = {name: set(targets) for name, targets in _graph().items()}
-    while True:
-        leaves = {name for name, targets in graph.items() if not targets & graph.keys()}
-        if not leaves:
-            break
-        for name in leaves:
-            del graph[name]
-    assert not graph, f"these import each other: {', '.join(sorted(graph))}"
-
-
-def test_only_label_imports_monailabel():
-    for name, path in _modules().items():
-        if _component(name) != "label":
-            assert not {target for target in _imports(name, path) if target.split(".")[0] == "monailabel"}, name
 
 
 # --- overlays, versions, text files, scripts --------------------------------------------------------------------------

@@ -1,1 +1,7 @@
-"""The paper's protocol as a grid of cells, its baselines and ablations, and what can be said of their results."""
+"""The paper's protocol; imported by nothing, not in the wheel."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["analysis", "experiments", "plan", "prepare", "runs"]
+)

@@ -14,11 +14,10 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from monai_kwtl.distributed import FailedElsewhereError, first_to_fail, ranks
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.utils.distributed import FailedElsewhereError, first_to_fail, ranks
 
 __all__ = ["message_for_user", "one_line_errors"]
-
 
 # what to do about errors that only come of writing; Windows has no quota
 _TO_DO = dict.fromkeys(

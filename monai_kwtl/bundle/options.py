@@ -21,6 +21,8 @@ __all__ = ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_option
 
 # what monai.bundle takes itself, besides the options of a stage
 RUN_ARGUMENTS = ("config_file", "args_file", "meta_file", "logging_file", "init_id", "run_id", "final_id")
+
+
 RUN_ARGUMENTS += ("tracking", "workflow_name", "workflow_type", "properties_path")
 
 Check = Callable[[str, Any], Any]

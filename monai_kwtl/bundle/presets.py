@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.features import has_latent
-from monai_kwtl.strategies import FEATURE_STRATEGIES
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.networks.choice import has_latent
+from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
+from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["PRESETS", "choose_strategy", "default_strategy", "preset_value"]
 

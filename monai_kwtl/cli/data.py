@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from monai_kwtl.data import describe_label_values, load_pool
-from monai_kwtl.summary import format_table
+from monai_kwtl.data.loading import describe_label_values
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.utils.text import format_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,11 +14,12 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from monai_kwtl.bundle import bundle_root, choose_device
+from monai_kwtl.bundle.paths import bundle_root
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.findings import NOTE, OK, WRONG, Finding, print_findings
-from monai_kwtl.inferers import native_bfloat16
-from monai_kwtl.network_choice import load_network
+from monai_kwtl.networks.autocast import native_bfloat16
+from monai_kwtl.networks.choice import load_network
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.utils.findings import NOTE, OK, WRONG, Finding, print_findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monai_kwtl.exchange.work import TOOLS, export_regions
+from monai_kwtl.exchange.handout import TOOLS, export_regions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

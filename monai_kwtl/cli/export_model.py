@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_kwtl.bundle import file_sha256
-from monai_kwtl.data import load_pool, read_image
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.model_package import MIN_SIDE, TEST_SIDE, check_about, write_model_package
-from monai_kwtl.network_choice import load_network
-from monai_kwtl.networks import FCRN
+from monai_kwtl.exchange.bioimageio import MIN_SIDE, TEST_SIDE, check_about, write_model_package
+from monai_kwtl.networks.choice import load_network
+from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import simulate
+from monai_kwtl.utils.hashing import file_sha256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from monai_kwtl.exchange.annotation import CONFLICTS
-from monai_kwtl.exchange.work import TOOLS, Imported, import_regions
-from monai_kwtl.rounds import note_masks
+from monai_kwtl.exchange.handout import TOOLS, Imported, import_regions
+from monai_kwtl.project.history import note_masks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_kwtl.bundle import place
+from monai_kwtl.bundle.paths import place
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.findings import print_findings
-from monai_kwtl.summary import format_table
+from monai_kwtl.utils.findings import print_findings
+from monai_kwtl.utils.text import format_table
 
 if TYPE_CHECKING:
-    from monai_kwtl.label.client import LabelServer
+    from monai_kwtl.label.client.client import LabelServer
 
 SERVER = "http://127.0.0.1:8000"
 TOKEN_HELP = "of the server, where it has one; default: KWTL_LABEL_TOKEN"
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.start import (
+    from monai_kwtl.label.client.launch import (
         access_line,
         enter_label_environment,
         server_command,
@@ -93,8 +93,8 @@ def _start(options: argparse.Namespace) -> int:
     token = server_token(options.host, given)
     if not options.prepare_only:
         enter_label_environment(sys.argv[1:])
-    from monai_kwtl.label.studies import Studies
-    from monai_kwtl.label.template import find_bundle, make_app, make_weights
+    from monai_kwtl.label.client.app_folder import find_bundle, make_app, make_weights
+    from monai_kwtl.label.state.studies import Studies
 
     studies = Studies(options.studies)
     items = studies.items()
@@ -117,7 +117,7 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _server(options: argparse.Namespace, timeout: float = 3600.0) -> LabelServer:
-    from monai_kwtl.label.client import LabelServer
+    from monai_kwtl.label.client.client import LabelServer
 
     return LabelServer(options.server, timeout, options.token or os.environ.get("KWTL_LABEL_TOKEN"))
 
@@ -128,8 +128,8 @@ def _new_folder() -> Path:
 
 
 def _next(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.client import next_regions
-    from monai_kwtl.regions import check_output
+    from monai_kwtl.label.client.client import next_regions
+    from monai_kwtl.project.selection_folder import check_output
 
     folder = Path(options.output) if options.output else _new_folder()
     check_output(folder)
@@ -154,7 +154,7 @@ def _next(options: argparse.Namespace) -> int:
 
 
 def _put(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.client import put_labels
+    from monai_kwtl.label.client.client import put_labels
 
     sent, missing = put_labels(
         _server(options), Path(options.selection), Path(options.labels), options.client, options.confirm
@@ -166,8 +166,8 @@ def _put(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.doctor import findings
-    from monai_kwtl.label.start import enter_label_environment
+    from monai_kwtl.label.client.doctor import findings
+    from monai_kwtl.label.client.launch import enter_label_environment
 
     try:
         enter_label_environment(sys.argv[1:])

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from monai_kwtl import __version__
-from monai_kwtl.threads import wait_asleep
+from monai_kwtl.cli.threads import wait_asleep
 
 __all__ = ["main"]
 
 # name of each command: the module whose ``add_arguments(parser)`` and ``run(options)`` make it, and what it does
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("monai_kwtl.commands.doctor", "say whether this installation works, and what to mend"),
-    "label": ("monai_kwtl.commands.label", "let a viewer label what helps most, through a MONAI Label server"),
-    "data": ("monai_kwtl.commands.data", "say what is found in a folder of images, and what cannot be read"),
-    "export": ("monai_kwtl.commands.export", "make a folder for an annotation tool out of a selection"),
-    "import": ("monai_kwtl.commands.import_masks", "make masks out of what was annotated"),
-    "status": ("monai_kwtl.commands.status", "say which rounds of labelling there were, and how good the models are"),
-    "export-model": ("monai_kwtl.commands.export_model", "write a trained network for Fiji, ilastik and QuPath"),
+    "doctor": ("monai_kwtl.cli.doctor", "say whether this installation works, and what to mend"),
+    "label": ("monai_kwtl.cli.label", "let a viewer label what helps most, through a MONAI Label server"),
+    "data": ("monai_kwtl.cli.data", "say what is found in a folder of images, and what cannot be read"),
+    "export": ("monai_kwtl.cli.export", "make a folder for an annotation tool out of a selection"),
+    "import": ("monai_kwtl.cli.import_masks", "make masks out of what was annotated"),
+    "status": ("monai_kwtl.cli.status", "say which rounds of labelling there were, and how good the models are"),
+    "export-model": ("monai_kwtl.cli.export_model", "write a trained network for Fiji, ilastik and QuPath"),
 }
 
 
@@ -47,7 +47,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors that the user can mend become one line."""
     wait_asleep()
-    from monai_kwtl.bundle import one_line_errors  # it imports PyTorch
+    from monai_kwtl.bundle.failures import one_line_errors  # it imports PyTorch
 
     one_line_errors()
     given = list(sys.argv[1:] if arguments is None else arguments)

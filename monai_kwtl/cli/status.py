@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.project import PROJECT_NAME, Round, read_project
-from monai_kwtl.rounds import note_missed
-from monai_kwtl.summary import format_table
+from monai_kwtl.project.history import note_missed
+from monai_kwtl.project.project_file import PROJECT_NAME, Round, read_project
+from monai_kwtl.utils.text import format_table
 
 HEADER = ("round", "selected", "regions", "images", "labelled", "foreground", "held-out IoU", "model")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.windows.box import Box
 
 __all__ = ["CropImage", "draw_start"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from monai_kwtl.box import Box
-from monai_kwtl.crop_images import CropImage, draw_start
-from monai_kwtl.crop_places import PlaceBank
-from monai_kwtl.distributed import ranks
-from monai_kwtl.errors import KWTLError, check_whole_number
-from monai_kwtl.photometric import photometric
-from monai_kwtl.scoring import normalize
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.data.crop_images import CropImage, draw_start
+from monai_kwtl.data.crop_sampler import PlaceBank
+from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
+from monai_kwtl.transforms.functional import normalize
+from monai_kwtl.transforms.photometric import photometric
+from monai_kwtl.utils.distributed import ranks
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
 
-__all__ = ["CropDataset", "GridCropDataset", "prepare_crops"]
+logger = logging.getLogger("monai_kwtl")
+
+
+__all__ = ["CropDataset", "GridCropDataset", "crop_dataset", "prepare_crops"]
 
 
 def prepare_crops(
@@ -37,7 +41,7 @@ def prepare_crops(
 
     Returns:
         Images and labels, (N, 1, h, w). Which pixels of the labels are known stays in the batch, where
-        :class:`monai_kwtl.tuning_trainer.TuningTrainer` looks for it.
+        :class:`monai_kwtl.engines.tuning_trainer.TuningTrainer` looks for it.
     """
     to = {"device": device, "non_blocking": non_blocking, **kwargs}
     return batchdata["image"].to(**to), batchdata["label"].to(**to)
@@ -61,7 +65,7 @@ class CropDataset(Dataset):
     Args:
         data: items with ``image``, grey values uint8 (1, H, W); ``label``, (1, H, W), above 0 is foreground; optionally
             ``known``, bool (1, H, W), and ``regions``, objects with ``x``, ``y``, ``width`` and ``height`` such as
-            ``monai_kwtl.selection.Region`` (without them: the connected parts of ``known``), and with them
+            ``monai_kwtl.selection.regions.Region`` (without them: the connected parts of ``known``), and with them
             ``importance``, by which the chance of each to be drawn is multiplied; and ``name``, for messages. They are
             read once and stay in memory; images of a ``monai.data.CacheDataset`` are not copied. A side shorter than a
             crop is padded by reflection; the padding is unknown.
@@ -74,11 +78,11 @@ class CropDataset(Dataset):
         require_known: False draws crops from all over the images, also where nothing is known.
         shift: how far, in pixels, a crop may stick out of its box; None is a quarter of ``size``.
         rank: of this process, which gets every ``world_size``-th crop of a batch; None asks
-            :func:`monai_kwtl.distributed.ranks`.
+            :func:`monai_kwtl.utils.distributed.ranks`.
         world_size: number of processes; None asks as well.
-        photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.photometric`.
+        photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.transforms.photometric`.
         foreground: share of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
-            that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.crop_places.PlaceBank` weighs,
+            that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.data.PlaceBank` weighs,
             and come as near to it as the labels allow. None draws them as said above.
 
     Raises:
@@ -275,3 +279,49 @@ class GridCropDataset(CropDataset):
             order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
             self._shuffled = (epoch, order.permutation(len(self.places)))
         return self.places[self._shuffled[1][self._batch_bounds(step)[0] + index]]
+
+
+def crop_dataset(
+    schedule: str,
+    data: Sequence[Mapping[str, Any]],
+    steps: int,
+    epochs: int,
+    crop: int,
+    step: int,
+    batch_size: int,
+    seed: int | Sequence[int],
+    photometric: bool = False,
+    match_foreground: bool = False,
+    share: float | None = None,
+) -> CropDataset:
+    """Make the crops of a schedule: ``steps``, a budget of random crops, or ``paper``, epochs over a grid.
+
+    Args:
+        schedule: ``steps`` or ``paper``.
+        data: as in :class:`monai_kwtl.data.crops.CropDataset`.
+        steps: number of batches of the schedule ``steps``.
+        epochs: of the schedule ``paper``.
+        crop: side of a crop, in pixels.
+        step: pixels between crops of the grid.
+        batch_size: crops of a batch, over all processes together.
+        seed: as in :class:`monai_kwtl.data.crops.CropDataset`.
+        photometric: as in :class:`monai_kwtl.data.crops.CropDataset`.
+        match_foreground: draw crops so that a ``share`` of their known pixels is foreground; a grid has its places.
+        share: in (0, 1); None where it is not needed.
+
+    Raises:
+        KWTLError: for an unknown schedule, ``match_foreground`` for a grid, or numbers that the data sets refuse.
+    """
+    photometric = true_or_false(photometric, "photometric")
+    matched = true_or_false(match_foreground, "match_foreground")
+    shared = {"size": crop, "batch_size": batch_size, "seed": seed, "photometric": photometric}
+    if schedule == "steps":
+        crops = CropDataset(data, steps=steps, **shared, foreground=share if matched else None)
+        if crops.bank is not None:
+            logger.info(f"crops are drawn so that {100 * crops.bank.share:.1f} % of their known pixels are foreground")
+        return crops
+    if schedule == "paper" and matched:
+        raise KWTLError("match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.")
+    if schedule == "paper":
+        return GridCropDataset(data, epochs=epochs, step=step, **shared)
+    raise KWTLError(f"unknown schedule {schedule!r}; use steps or paper.")

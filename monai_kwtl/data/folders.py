@@ -8,9 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from monai_kwtl.data.splits import name_and_page
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.readers import SUFFIXES, has_suffix
-from monai_kwtl.splits import name_and_page
+from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
 
 __all__ = ["base_name", "find_images"]
 
@@ -66,7 +66,7 @@ def find_images(
 
     Returns:
         Dicts of ``image`` (path), ``name`` (posix path relative to ``dataset_dir``), ``page`` (None, until
-        :func:`monai_kwtl.data.scan_images` has looked inside) and, where there is one, ``label`` (path), sorted by
+        :func:`monai_kwtl.data.pool.scan_images` has looked inside) and, where there is one, ``label`` (path), sorted by
         name.
 
     Raises:

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.crops import CropDataset
-from monai_kwtl.data import describe_label_values, load_pool, read_image, read_label
-from monai_kwtl.distributed import on_main_process
+from monai_kwtl.data.crops import CropDataset
+from monai_kwtl.data.loading import describe_label_values, read_image, read_label, support_hash
+from monai_kwtl.data.pool import labelled, load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.evaluation import labelled
-from monai_kwtl.pretext import spread
-from monai_kwtl.support import support_hash
 from monai_kwtl.synthetic import DOMAINS, make_pool
+from monai_kwtl.utils.distributed import on_main_process
+from monai_kwtl.utils.sampling import spread
 
 __all__ = ["load_sources", "simulated_sources", "source_crops", "source_folders", "sources_hash"]
 

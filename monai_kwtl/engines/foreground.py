@@ -1,11 +1,11 @@
-"""How much foreground a pool has, and from which probability on a pixel is foreground, by a network's predictions."""
+"""How much foreground a pool has, by a network's predictions."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,19 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.adaptation import BatchNormAdapter, pool_batches
-from monai_kwtl.bundle import FROM_SCRATCH
-from monai_kwtl.distributed import on_main_process
+from monai_kwtl.data.pool_batches import pool_batches
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.metrics import overlap, summarize
-from monai_kwtl.network_choice import load_network
-from monai_kwtl.parallel import unsynchronized
-from monai_kwtl.scoring import normalize
+from monai_kwtl.handlers.batch_norm import BatchNormAdapter
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.choice import load_network
+from monai_kwtl.networks.parallel import unsynchronized
+from monai_kwtl.networks.weights import FROM_SCRATCH
+from monai_kwtl.utils.distributed import on_main_process
 
-__all__ = ["THRESHOLDS", "decision_threshold", "foreground_share", "share_for"]
+__all__ = ["foreground_share", "share_for"]
 
 logger = logging.getLogger("monai_kwtl")
 
-THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))  # probabilities, 0.05 to 0.95
 LEAST = 1.0 / 51.0  # of a share and of what is left of it: weights of the foreground are then from 1/50 to 50
 
 
@@ -110,44 +108,3 @@ def share_for(
         return share
 
     return on_main_process(estimate)
-
-
-@torch.no_grad()
-def decision_threshold(
-    network: nn.Module,
-    support: Iterable[Mapping[str, Any]],
-    inferer: Callable[[torch.Tensor, nn.Module], torch.Tensor] | None = None,
-) -> float:
-    """Choose from which probability on a pixel is foreground: where the mean IoU over the support images is largest.
-
-    The IoU of an image, ``(i + 1e-4) / (u + 1e-4)``, is counted on its known pixels at full resolution.
-
-    Args:
-        network: gives logits, as it will be run, with its statistics fitted; it is evaluated and left in its mode.
-        support: dicts of ``image``, grey values uint8 (1, H, W), ``label``, (1, H, W), 0 or 1, and
-            optionally ``known``, bool (1, H, W).
-        inferer: how the network is run; None: in tiles, as the stages do.
-
-    Returns:
-        One of ``THRESHOLDS``: 0.05, 0.10, ... 0.95; of several that are equally good the one nearest to 0.5, and of
-        two equally near the lower one.
-
-    Raises:
-        KWTLError: when the support set is empty.
-    """
-    inferer = TiledInferer() if inferer is None else inferer
-    device = next(network.parameters()).device
-    mode = network.training
-    network.eval()
-    found: list[list] = [[] for _ in THRESHOLDS]
-    for entry in support:
-        inputs = normalize(torch.from_numpy(np.asarray(entry["image"]))[None].to(device))
-        probability = torch.sigmoid(inferer(inputs, network).float())[0].cpu().numpy()
-        for overlaps, threshold in zip(found, THRESHOLDS, strict=True):
-            overlaps.append(overlap(probability >= threshold, entry["label"], entry.get("known")))
-    network.train(mode)
-    if not found[0]:
-        raise KWTLError("a threshold is chosen on labelled images, and there are none; use 0.5.")
-    ious = [summarize(overlaps)["mean_iou"] for overlaps in found]
-    best = [threshold for threshold, iou in zip(THRESHOLDS, ious, strict=True) if iou == max(ious)]
-    return min(best, key=lambda threshold: (round(abs(threshold - 0.5), 2), threshold))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,41 +13,16 @@ from monai.utils import CommonKeys
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from monai_kwtl.data import read_image
-from monai_kwtl.distributed import ranks
-from monai_kwtl.engines import CropSource
+from monai_kwtl.engines.reptile import CropSource
+from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
 from monai_kwtl.losses import ForegroundWeightedBCE, loss_over_known
-from monai_kwtl.normalization import batch_norm_layers, use_batch_statistics
-from monai_kwtl.pretext import spread
-from monai_kwtl.scoring import normalize
-from monai_kwtl.strong_views import cut_mix, pseudo_target, strong_view
-from monai_kwtl.tuning_trainer import TuningTrainer
+from monai_kwtl.networks.batch_norm import batch_norm_layers, use_batch_statistics
+from monai_kwtl.transforms.functional import normalize
+from monai_kwtl.transforms.strong import cut_mix, pseudo_target, strong_view
+from monai_kwtl.utils.distributed import ranks
 
-__all__ = [
-    "MeanTeacherTrainer",
-    "OwnStatistics",
-    "consistency_weight",
-    "make_teacher",
-    "unlabelled_images",
-]
-
-
-def unlabelled_images(
-    items: Sequence[Mapping[str, Any]], rescale: Sequence[float] | None = None, most: int = 200
-) -> list[dict[str, Any]]:
-    """Read images for a :class:`monai_kwtl.crops.CropDataset` of unlabelled crops, with labels that say nothing.
-
-    Args:
-        items: the pool; its labels are not looked at.
-        rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
-        most: at most so many images are kept in memory, evenly spaced over the pool.
-
-    Returns:
-        Dicts of ``name``, ``image``, uint8 (1, H, W), and ``label``, all 0.
-    """
-    images = [(item["name"], read_image(item, rescale)) for item in spread(items, most)]
-    return [{"name": name, "image": image, "label": np.zeros_like(image)} for name, image in images]
+__all__ = ["MeanTeacherTrainer", "OwnStatistics", "consistency_weight", "make_teacher"]
 
 
 def _check_alone() -> None:
@@ -98,8 +73,8 @@ class MeanTeacherTrainer(TuningTrainer):
     """Train on labelled crops, and with a growing weight on what the mean of the network says of unlabelled ones.
 
     A step minimises ``L(f(x), y) + w C(f(m(s(u))), m(y'))``: x and y are the labelled crops; u unlabelled ones, which
-    their data set has flipped and turned (the weak view); s and m are :func:`monai_kwtl.strong_views.strong_view` and
-    :func:`~monai_kwtl.strong_views.cut_mix`; y' is the teacher's :func:`~monai_kwtl.strong_views.pseudo_target` of u,
+    their data set has flipped and turned (the weak view); s and m are :func:`monai_kwtl.transforms.strong_view` and
+    :func:`~monai_kwtl.transforms.cut_mix`; y' is the teacher's :func:`~monai_kwtl.transforms.pseudo_target` of u,
     unknown where it is not sure (0.9 for foreground, 0.95 for background); w is :func:`consistency_weight`. C is the
     mean over the sure pixels times their share, so that few sure pixels weigh little, as in FixMatch (Sohn et al.
     2020). After the step the teacher moves (mean teacher; Tarvainen and Valpola 2017). The teacher is the result.

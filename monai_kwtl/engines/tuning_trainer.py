@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 
-from monai_kwtl.crops import prepare_crops
+from monai_kwtl.data.crops import prepare_crops
 from monai_kwtl.losses import loss_over_known
 
 __all__ = ["TuningTrainer"]
@@ -22,7 +22,7 @@ class TuningTrainer(SupervisedTrainer):
 
     Args:
         loss_function: from logits, labels and known pixels to a scalar.
-        kwargs: of ``monai.engines.SupervisedTrainer``; ``prepare_batch`` is :func:`monai_kwtl.crops.prepare_crops`
+        kwargs: of ``monai.engines.SupervisedTrainer``; ``prepare_batch`` is :func:`monai_kwtl.data.crops.prepare_crops`
             and ``decollate`` False where they are not given.
 
     Raises:

@@ -1,1 +1,48 @@
-"""Regions out to annotation tools and their masks back in: QuPath, CVAT, Label Studio, napari, PNG."""
+"""Regions to annotation tools and bioimage.io, masks back."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "annotation",
+        "bioimageio",
+        "coco",
+        "geojson",
+        "handout",
+        "labelstudio",
+        "masks",
+        "png",
+        "polygons",
+        "predictions",
+    ],
+    submod_attrs={
+        "annotation": ["Annotation", "CONFLICTS", "Handout", "files_below", "inner_name", "resolve"],
+        "bioimageio": ["check_about", "predict", "torchscript", "write_model_package"],
+        "coco": [
+            "decode_counts",
+            "encode_counts",
+            "paint_cell",
+            "read_cvat",
+            "rings_of",
+            "unpack_counts",
+            "write_cvat",
+        ],
+        "geojson": ["read_qupath", "write_qupath"],
+        "handout": ["Imported", "TOOLS", "export_regions", "import_regions"],
+        "labelstudio": ["decode_brush", "encode_brush", "read_labelstudio", "write_labelstudio"],
+        "masks": ["write_masks"],
+        "png": ["read_napari", "read_png", "write_napari", "write_png"],
+        "polygons": [
+            "make_polygon",
+            "mask_polygons",
+            "number_objects",
+            "paint",
+            "paint_cost",
+            "paint_rings",
+            "ring_arrays",
+            "runs_of",
+        ],
+        "predictions": ["predict_regions"],
+    },
+)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import short
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import short
 
 __all__ = ["CONFLICTS", "Annotation", "Handout", "files_below", "inner_name", "resolve"]
 

@@ -21,9 +21,9 @@ from PIL import Image
 
 from monai_kwtl import __version__
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.utils.atomic import written_whole
 
 __all__ = ["check_about", "predict", "torchscript", "write_model_package"]
 
@@ -200,14 +200,14 @@ def write_model_package(
     state = io.BytesIO()
     torch.save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, state)
     facts = {"version": __version__, "torch_version": torch.__version__.split("+")[0]}
-    page = files("monai_kwtl").joinpath("model_package.md").read_text(encoding="utf-8")
+    page = files("monai_kwtl.exchange").joinpath("model_package.md").read_text(encoding="utf-8")
     text = page.format(name=name, sha256=sha256, test_image=test_image, halo=HALO, min_side=MIN_SIDE, **facts)
     contents = {
         "README.md": text.encode(),
         "cover.png": _cover(image, probability),
         "test_input.npy": _npy(image[None, None].astype(np.float32)),
         "test_output.npy": _npy(probability[None, None]),
-        "networks.py": files("monai_kwtl").joinpath("networks.py").read_bytes(),
+        "networks.py": files("monai_kwtl.networks").joinpath("fcrn.py").read_bytes(),
         "environment.yaml": _environment(),
         "weights.pt": state.getvalue(),
         "weights-torchscript.pt": script,

@@ -13,9 +13,9 @@ import shapely
 from PIL import Image
 
 from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below, inner_name
-from monai_kwtl.json_file import Checker, parse_json, short
-from monai_kwtl.raster import mask_polygons, paint_rings, ring_arrays
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.polygons import mask_polygons, paint_rings, ring_arrays
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import Checker, parse_json, short
 
 __all__ = ["decode_counts", "encode_counts", "paint_cell", "read_cvat", "rings_of", "unpack_counts", "write_cvat"]
 

@@ -16,11 +16,11 @@ from shapely.geometry.base import BaseGeometry
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below
-from monai_kwtl.file_names import safe_stems
-from monai_kwtl.json_file import parse_json, short
-from monai_kwtl.raster import make_polygon, mask_polygons, paint
-from monai_kwtl.regions import CLASSIFICATION, feature_collection
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.polygons import make_polygon, mask_polygons, paint
+from monai_kwtl.project.file_names import safe_stems
+from monai_kwtl.project.selection_folder import CLASSIFICATION, feature_collection
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import parse_json, short
 
 __all__ = ["read_qupath", "write_qupath"]
 

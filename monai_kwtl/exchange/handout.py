@@ -13,22 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_kwtl.data import load_pool, read_image
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, Handout, resolve
 from monai_kwtl.exchange.coco import read_cvat, write_cvat
 from monai_kwtl.exchange.geojson import read_qupath, write_qupath
 from monai_kwtl.exchange.labelstudio import read_labelstudio, write_labelstudio
-from monai_kwtl.exchange.masks_out import write_masks
+from monai_kwtl.exchange.masks import write_masks
 from monai_kwtl.exchange.png import read_napari, read_png, write_napari, write_png
 from monai_kwtl.exchange.predictions import predict_regions
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.readers import UnreadableError, read_pixels
-from monai_kwtl.region_masks import check_images
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import SELECTION_NAME, read_selection
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.region_masks import check_images
+from monai_kwtl.project.selection_file import SELECTION_NAME, read_selection
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import read_pixels
+from monai_kwtl.selection.regions import Region
 
-__all__ = ["TOOLS", "Imported", "export_regions", "import_regions"]
+__all__ = ["Imported", "TOOLS", "export_regions", "import_regions"]
 
 EXPORT_NAME = "export.json"
 FORMAT = "kwtl-export/1"

@@ -15,11 +15,12 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.mask_record import MaskRecord, has_record, read_record, write_record
-from monai_kwtl.readers import SUFFIXES, UnreadableError, has_suffix, read_pixels
-from monai_kwtl.selection import Region
-from monai_kwtl.whole_files import replaced
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.mask_index import MaskRecord, has_record, read_record, write_record
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import SUFFIXES, has_suffix, read_pixels
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.atomic import replaced
 
 __all__ = ["write_masks"]
 

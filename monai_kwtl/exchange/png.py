@@ -12,9 +12,10 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, Handout, files_below
-from monai_kwtl.raster import number_objects
-from monai_kwtl.readers import SUFFIXES, UnreadableError, read_pixels
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import SUFFIXES, read_pixels
+from monai_kwtl.selection.regions import Region
 
 __all__ = ["read_napari", "read_png", "write_napari", "write_png"]
 

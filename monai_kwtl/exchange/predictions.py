@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.bundle import choose_device
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.pipeline import adapt, grey_range, load_network, segment
-from monai_kwtl.raster import number_objects
-from monai_kwtl.region_masks import MaskFolder
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.networks.choice import grey_range, load_network
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.pipeline.scoring import adapt, segment
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.region_masks import MaskFolder
+from monai_kwtl.selection.regions import Region
 
 __all__ = ["predict_regions"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import hashlib
 import io
 import json
@@ -17,40 +15,17 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_kwtl.bundle import file_sha256
-from monai_kwtl.distributed import is_main_process, on_main_process, ranks
 from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
-from monai_kwtl.parallel import unwrap
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.networks.parallel import unwrap
+from monai_kwtl.networks.weights import save_atomically
+from monai_kwtl.project.file_names import CHECKPOINT_NAME, WEIGHTS_NAME
+from monai_kwtl.utils.atomic import remove_unfinished
+from monai_kwtl.utils.distributed import is_main_process, on_main_process, ranks
+from monai_kwtl.utils.hashing import file_sha256
 
-__all__ = ["StageCheckpoint", "fingerprint", "remove_unfinished", "save_atomically"]
+__all__ = ["StageCheckpoint", "fingerprint"]
 
 logger = logging.getLogger("monai_kwtl")
-
-WEIGHTS_NAME, CHECKPOINT_NAME = "model.pt", "checkpoint.pt"
-
-
-def save_atomically(state: Any, path: str | os.PathLike) -> None:
-    """Save with ``torch.save`` beside the final name, then rename: a reader sees the old file or the new, whole.
-
-    Raises:
-        KWTLError: when it cannot be written; what was there before is untouched.
-    """
-    with written_whole(path) as unfinished:
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as stream:
-            try:
-                torch.save(state, stream)
-            except RuntimeError as error:  # of a full disk torch says that it came to an unexpected place in the file
-                raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
-
-
-def remove_unfinished(path: str | os.PathLike) -> None:
-    """Remove what processes that were killed while saving to ``path`` left beside it."""
-    path = Path(path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
-        with contextlib.suppress(OSError):
-            left.unlink(missing_ok=True)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -64,7 +39,7 @@ class StageCheckpoint:
     The file holds the state dicts of ``objects``, the iteration, the trainer's metrics, and a fingerprint of the
     settings. It is removed when the training is completed: attach this handler after those that write its result.
     Continuing gives the weights of an uninterrupted run where the batches are a function of the iteration, as those of
-    ``monai_kwtl.crops`` are: a data set with ``start_step`` is told where to go on.
+    ``monai_kwtl.data.crops`` are: a data set with ``start_step`` is told where to go on.
 
     (``ignite.handlers.Checkpoint`` with a ``DiskSaver`` removes the last file before it writes the next one.)
 

@@ -16,38 +16,22 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from monai_kwtl.data import describe_label_values
+from monai_kwtl.data.loading import describe_label_values
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.event_files import open_log, remove_log
-from monai_kwtl.masks import mask_file_names
 from monai_kwtl.metrics import Overlap, overlap, summarize
-from monai_kwtl.summary import format_table, image_title
-from monai_kwtl.whole_files import replaced
+from monai_kwtl.project.file_names import mask_file_names
+from monai_kwtl.report.console import image_title
+from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.utils.tensorboard import open_log, remove_log
+from monai_kwtl.utils.text import format_table
 
-__all__ = ["EvaluationSaver", "error_overlay", "labelled"]
+__all__ = ["EvaluationSaver", "error_overlay"]
 
 logger = logging.getLogger("monai_kwtl")
 
 SUMMARY_NAME, TABLE_NAME = "evaluation.json", "evaluation.csv"
 COLUMNS = ("image", "page", "iou", "dice", "true_positive", "false_positive", "false_negative", "pixels")
 WHITE, RED, GREEN = (255, 255, 255), (220, 50, 47), (60, 180, 75)
-
-
-def labelled(items: Sequence[Mapping[str, Any]], where: str | os.PathLike) -> list[Mapping[str, Any]]:
-    """Return the items that have a label; says how many have none.
-
-    Raises:
-        KWTLError: when none has.
-    """
-    found = [item for item in items if item.get("label")]
-    if not found:
-        raise KWTLError(
-            f"no image of {where} has a label: put masks of the same base names into its labels/ folder, "
-            "or name their folder with --labels"
-        )
-    if len(found) < len(items):
-        logger.info(f"{len(items) - len(found)} of {len(items)} images have no label and are left out")
-    return found
 
 
 def error_overlay(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,12 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.file_names import safe_stems
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.project.file_names import mask_file_names
+from monai_kwtl.utils.atomic import written_whole
 
-__all__ = ["MaskSaver", "mask_file_names"]
+__all__ = ["MaskSaver"]
 
 logger = logging.getLogger("monai_kwtl")
-
-
-def mask_file_names(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int | None], str]:
-    """File name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
-
-    A page whose name is that of another image (``a.tif``, page 0, beside ``a_p0.png``) gets a number behind it.
-
-    Args:
-        items: of a data set, with ``name`` and ``page``.
-
-    Returns:
-        {(name, page): file name}, unique on every file system; the same for any order of items.
-    """
-    stems = safe_stems(item["name"] for item in items)
-    names: dict[tuple[str, int | None], str] = {}
-    taken: set[str] = set()
-    for name, page in sorted({(i["name"], i["page"]) for i in items}, key=lambda key: (key[1] is not None, key)):
-        stem = stems[name] if page is None else f"{stems[name]}_p{page}"
-        spare = (f"{stem}_{number}" for number in count(2))
-        stem = next(candidate for candidate in chain([stem], spare) if candidate.casefold() not in taken)
-        taken.add(stem.casefold())
-        names[(name, page)] = f"{stem}.png"
-    return names
 
 
 class MaskSaver:

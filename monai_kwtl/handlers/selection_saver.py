@@ -1,11 +1,9 @@
-"""Ignite handlers of the select stage: progress, and the saver of scores and selection."""
+"""Ignite handler of the select stage: the saver of scores and selection."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,115 +12,30 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from tqdm import tqdm
 
-from monai_kwtl.allocator import give_back_freed_memory
-from monai_kwtl.board import draw_selection
-from monai_kwtl.data import read_image
-from monai_kwtl.distributed import barrier, is_main_process
+from monai_kwtl.data.loading import read_image
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.event_files import open_log, remove_log
-from monai_kwtl.project import check_noted
-from monai_kwtl.recent import remembering
-from monai_kwtl.regions import check_output, write_selection
+from monai_kwtl.inferers.memory import give_back_freed_memory
+from monai_kwtl.project.history import curve_of, expect_selection, note_selection
+from monai_kwtl.project.project_file import check_noted
+from monai_kwtl.project.selection_folder import check_output, write_selection
 from monai_kwtl.report import overview_picture, write_report
-from monai_kwtl.rounds import curve_of, expect_selection, note_selection
-from monai_kwtl.score_store import ScoreStore
-from monai_kwtl.selection import Budget, Cost, Region, check_free, cost_of, cover, select_regions
-from monai_kwtl.strategies import MAP_STRATEGIES, STRATEGIES
-from monai_kwtl.summary import format_seconds, report_settings, summary_lines, window_rows
-from monai_kwtl.window_inferer import WindowScoreInferer
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.report.console import report_settings, summary_lines, window_rows
+from monai_kwtl.report.tensorboard import draw_selection
+from monai_kwtl.scoring.store import ScoreStore
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.selection.regions import Cost, Region, cost_of
+from monai_kwtl.selection.select import check_free, checked_budget, cover, select_regions
+from monai_kwtl.selection.strategies import MAP_STRATEGIES
+from monai_kwtl.utils.caching import remembering
+from monai_kwtl.utils.distributed import barrier, is_main_process
+from monai_kwtl.utils.tensorboard import open_log, remove_log
 
-__all__ = ["ProgressLog", "SelectionSaver", "check_request", "checked_budget"]
+__all__ = ["SelectionSaver", "check_request"]
 
 logger = logging.getLogger("monai_kwtl")
 
 _LARGE = 1 << 24  # pixels of an image that is drawn by one thread at a time
-
-
-class ProgressLog:
-    """A progress bar on a terminal; elsewhere a plain line with the time left, at most every ten seconds.
-
-    Args:
-        what: the verb and noun of the work, such as ``"scoring images"``.
-        interval: seconds between plain lines.
-    """
-
-    def __init__(self, what: str, interval: float = 10.0) -> None:
-        self.what, self.interval = what, interval
-        self._bar: tqdm | None = None
-        self._begun: float | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an engine."""
-        # the clock starts when the other handlers have made ready, which can take longer than an image
-        engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
-        engine.add_event_handler(Events.COMPLETED, self._end)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
-
-    def _reset(self, engine: Engine) -> None:
-        self._begun = None
-
-    def _start(self, engine: Engine) -> None:
-        if self._begun is not None:  # a later epoch
-            return
-        self._begun = self._said = time.monotonic()
-        self._first = engine.state.iteration  # not 0 where a stage is resumed: what was done before took no time now
-        self._total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
-        if sys.stderr.isatty() and is_main_process():
-            options = {"unit": "", "leave": False, "dynamic_ncols": True}
-            self._bar = tqdm(total=self._total, initial=self._first, desc=self.what, **options)
-
-    def _step(self, engine: Engine) -> None:
-        now = time.monotonic()
-        done = engine.state.iteration
-        if self._bar is not None:
-            self._bar.update(1)
-        elif now - self._said >= self.interval and done < self._total:
-            self._said = now
-            left = (now - self._begun) / (done - self._first) * (self._total - done)
-            logger.info(f"{self.what}: {done} of {self._total}, about {format_seconds(left)} left")
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _end(self, engine: Engine) -> None:
-        self._close()
-        if self._begun is None:  # nothing was left to be done
-            return
-        logger.info(f"{self.what}: {self._total - self._first} in {format_seconds(time.monotonic() - self._begun)}")
-
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        self._close()
-        raise error
-
-
-def checked_budget(
-    items: Sequence[Mapping[str, Any]],
-    window: int,
-    step: int,
-    strategy: str,
-    budget: float | None,
-    budget_windows: int | None,
-    budget_pixels: int | None,
-) -> Budget:
-    """Return the budget of a selection; 1 image's worth where none is given.
-
-    Raises:
-        KWTLError: for a bad budget or strategy, or a budget larger than the pool.
-    """
-    if budget is None and budget_windows is None and budget_pixels is None:
-        budget = 1
-    if strategy not in STRATEGIES:
-        raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
-    checked = Budget(shots=budget, windows=budget_windows, pixels=budget_pixels)
-    checked.limits([WindowGrid(item["height"], item["width"], window, step) for item in items])
-    return checked
 
 
 def check_request(
@@ -164,13 +77,13 @@ class SelectionSaver:
     """Keep each image's scores as they come; when all are there, select, write the files and say what to label.
 
     Args:
-        items: the pool, as ``monai_kwtl.data.load_pool`` gives it.
+        items: the pool, as ``monai_kwtl.data.pool.load_pool`` gives it.
         store: where scores are kept.
         output_dir: folder of the selection.
         budget: images' worth of area to label ("shots"); 1 where no budget is given at all.
         budget_windows: number of windows instead.
         budget_pixels: number of distinct pixels instead.
-        strategy: a name in ``monai_kwtl.strategies.STRATEGIES``.
+        strategy: a name in ``monai_kwtl.selection.strategies.STRATEGIES``.
         seed: of random strategies.
         created_with: what ``selection.json`` shall say about its making.
         overwrite: replace a selection that is already there.
@@ -180,7 +93,7 @@ class SelectionSaver:
         taken: regions that are labelled or handed out already and are left out.
         noted_in: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note of the
             selection; None: of none.
-        per_view: as in :func:`monai_kwtl.board.draw_selection`, for TensorBoard.
+        per_view: as in :func:`monai_kwtl.report.tensorboard.draw_selection`, for TensorBoard.
 
     Raises:
         KWTLError: at once for a bad budget or strategy, a budget larger than the pool, or an output that cannot be
@@ -246,7 +159,7 @@ class SelectionSaver:
         Of several processes all call it: when each has scored its images, the first one selects.
 
         Args:
-            per_view: as in :func:`monai_kwtl.board.draw_selection`, for TensorBoard; None draws no views.
+            per_view: as in :func:`monai_kwtl.report.tensorboard.draw_selection`, for TensorBoard; None draws no views.
 
         Returns:
             The regions, rank 1 first; none in the other processes.

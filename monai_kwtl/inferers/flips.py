@@ -30,7 +30,7 @@ class FlippedInferer(Inferer):
     takes one image in a dict.)
 
     Args:
-        inferer: how the network is run on each, such as ``monai_kwtl.inferers.TiledInferer``.
+        inferer: how the network is run on each, such as ``monai_kwtl.inferers.tiled.TiledInferer``.
     """
 
     def __init__(self, inferer: Callable[..., torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: layers of a training step are freed and asked for again, many times a second."""
+"""Memory of predictions and trainings: freed memory that is kept, and the tile that fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import ctypes
 import sys
 from functools import lru_cache
 
-__all__ = ["freed_memory_is_kept", "give_back_freed_memory", "keep_freed_memory"]
+import torch
+
+from monai_kwtl.errors import check_number
+
+__all__ = ["freed_memory_is_kept", "give_back_freed_memory", "keep_freed_memory", "tile_within"]
+
+_PROCESS, _PIXEL = 0.75 * 2**30, 320  # bytes: of the process with the maps of an image; of a pixel of a tile, float32
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 # bytes; a layer of a training step is smaller, the grey values of a slide are not. Some versions take 32 MiB at most
@@ -46,3 +52,37 @@ def give_back_freed_memory() -> bool:
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     return trim is not None and bool(trim(0))
+
+
+def _usual_tile(device: torch.device | str) -> int:
+    if torch.device(device).type != "cpu":
+        return 1536
+    # a layer of 32 channels at 384 pixels with their margin is 12 MB in bfloat16; larger ones wait for the memory, most
+    # of all where the system has to find and to zero it anew for each of them
+    return 1024 if freed_memory_is_kept() else 384
+
+
+def tile_within(
+    max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24, tile: int | None = None
+) -> int:
+    """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
+
+    Args:
+        max_memory: GiB that the whole process, on CUDA also its part of the GPU, may take, from 0.8 on; None: as much
+            as the usual tile takes.
+        device: that computes.
+        halo: margin around the tile, in pixels.
+        tile: taken as it is where it is given.
+
+    Returns:
+        Pixels, a multiple of 16, at most those of the usual tile.
+
+    Raises:
+        KWTLError: when it is no such number.
+    """
+    if tile is not None:
+        return tile
+    if max_memory is None:
+        return _usual_tile(device)
+    pixels = (check_number("max_memory", max_memory, 0.8) * 2**30 - _PROCESS) / _PIXEL
+    return int(min(pixels**0.5 - 2 * halo, _usual_tile(device))) // 16 * 16

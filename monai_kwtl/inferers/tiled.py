@@ -9,51 +9,16 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.allocator import freed_memory_is_kept
-from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
-from monai_kwtl.networks import crop_to_size, pad_to_multiple
-from monai_kwtl.processors import instruction_set, onednn_isa
-from monai_kwtl.tiling import exact_halo
+from monai_kwtl.errors import KWTLError, check_whole_number
+from monai_kwtl.inferers.memory import _usual_tile
+from monai_kwtl.inferers.tiling import exact_halo
+from monai_kwtl.networks.autocast import autocast_choice, native_bfloat16
+from monai_kwtl.networks.fcrn import crop_to_size, pad_to_multiple
+from monai_kwtl.networks.processors import instruction_set
 
-__all__ = [
-    "LARGEST_WHOLE",
-    "AutocastInferer",
-    "Tile",
-    "TiledInferer",
-    "autocast_choice",
-    "native_bfloat16",
-    "stride_of",
-    "tile_within",
-]
+__all__ = ["LARGEST_WHOLE", "Tile", "TiledInferer", "stride_of"]
 
 LARGEST_WHOLE = 1 << 23  # pixels of an image that a network which cannot be tiled is run on
-
-
-def native_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device multiplies bfloat16 natively, and so faster than float32.
-
-    That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX, where ``ONEDNN_MAX_CPU_ISA`` does not
-    forbid them; elsewhere bfloat16 is emulated.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and onednn_isa() in ("AVX512_CORE_BF16", "AVX512_CORE_AMX")
-
-
-def autocast_choice(amp: Any) -> bool | None:
-    """Return ``amp`` as the inferers keep it: whether to run under bfloat16 autocast, None as the device decides.
-
-    Args:
-        amp: True, False, their spellings on a command line, None or ``"auto"``.
-
-    Raises:
-        KWTLError: for anything else.
-    """
-    try:
-        return None if amp is None or str(amp) == "auto" else true_or_false(amp, "amp")
-    except KWTLError:
-        raise KWTLError(f"amp must be auto, true or false, got {amp!r}.") from None
 
 
 def stride_of(network: nn.Module, stride: int | None = None) -> int:
@@ -83,10 +48,10 @@ class TiledInferer(Inferer):
     Args:
         tile: largest side, in pixels, of what the network sees at once without its margin; rounded down to a multiple
             of the stride. None: 384 on CPUs, whose caches hold the layers of such a tile, but 1024 where freed memory
-            is kept (:mod:`monai_kwtl.allocator`), and 1536 elsewhere. Memory grows with its square: about 0.6 GiB per
-            batch item for FCRN at 1536.
+            is kept (:mod:`monai_kwtl.inferers.memory`), and 1536 elsewhere. Memory grows with its square: about 0.6 GiB
+            per batch item for FCRN at 1536.
         halo: margin in pixels, rounded up to a multiple of the stride; None: found by
-            :func:`monai_kwtl.tiling.exact_halo`, 24 for FCRN.
+            :func:`monai_kwtl.inferers.tiling.exact_halo`, 24 for FCRN.
         stride: what image sides must be a multiple of; None asks the network (``network.stride``), else 16.
         amp: whether the network runs under bfloat16 autocast; None or ``"auto"``: where the device multiplies bfloat16
             natively (see :func:`native_bfloat16`). The logits are float32 again.
@@ -153,7 +118,7 @@ class TiledInferer(Inferer):
 
         Returns:
             ``dtype``, ``float32`` or ``bfloat16``; ``instruction_set``, as
-            :func:`monai_kwtl.processors.instruction_set` has it; ``tile``, in pixels.
+            :func:`monai_kwtl.networks.processors.instruction_set` has it; ``tile``, in pixels.
         """
         return {
             "dtype": "bfloat16" if self.uses_amp(device) else "float32",
@@ -237,60 +202,3 @@ class TiledInferer(Inferer):
             outer.append(slice(first, -(-(stop + halo) // stride) * stride))
             inner.append(slice(start - first, stop - first))
         return self(padded[:, :, outer[0], outer[1]], network)[:, :, inner[0], inner[1]]
-
-
-_PROCESS, _PIXEL = 0.75 * 2**30, 320  # bytes: of the process with the maps of an image; of a pixel of a tile, float32
-
-
-def _usual_tile(device: torch.device | str) -> int:
-    if torch.device(device).type != "cpu":
-        return 1536
-    # a layer of 32 channels at 384 pixels with their margin is 12 MB in bfloat16; larger ones wait for the memory, most
-    # of all where the system has to find and to zero it anew for each of them
-    return 1024 if freed_memory_is_kept() else 384
-
-
-def tile_within(
-    max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24, tile: int | None = None
-) -> int:
-    """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
-
-    Args:
-        max_memory: GiB that the whole process, on CUDA also its part of the GPU, may take, from 0.8 on; None: as much
-            as the usual tile takes.
-        device: that computes.
-        halo: margin around the tile, in pixels.
-        tile: taken as it is where it is given.
-
-    Returns:
-        Pixels, a multiple of 16, at most those of the usual tile.
-
-    Raises:
-        KWTLError: when it is no such number.
-    """
-    if tile is not None:
-        return tile
-    if max_memory is None:
-        return _usual_tile(device)
-    pixels = (check_number("max_memory", max_memory, 0.8) * 2**30 - _PROCESS) / _PIXEL
-    return int(min(pixels**0.5 - 2 * halo, _usual_tile(device))) // 16 * 16
-
-
-class AutocastInferer(Inferer):
-    """Run a network under bfloat16 autocast where that is faster; for training, on any device.
-
-    MONAI's engines know autocast on CUDA only.
-
-    Args:
-        amp: whether to use autocast; None or ``"auto"``: where the device multiplies bfloat16 natively.
-    """
-
-    def __init__(self, amp: bool | str | None = None) -> None:
-        super().__init__()
-        self.amp = autocast_choice(amp)
-
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the network's output, in the type of ``inputs``."""
-        amp = native_bfloat16(inputs.device) if self.amp is None else self.amp
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=amp):
-            return network(inputs, *args, **kwargs).to(inputs.dtype)

@@ -15,17 +15,17 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 
 from monai_kwtl import __version__
-from monai_kwtl.allocator import keep_freed_memory
-from monai_kwtl.label.answers import answered, refuse
+from monai_kwtl.inferers.memory import keep_freed_memory
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
-from monai_kwtl.label.infer import KWTLInfer, epistemic_infer
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.scoring import METHODS, KWTLScoring, unlabelled
+from monai_kwtl.label.http_errors import answered, refuse
 from monai_kwtl.label.settings import read_settings
-from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar
-from monai_kwtl.label.strategies import KWTLStrategy
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.label.train import KWTLTrain
+from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.label.tasks.infer import KWTLInfer, epistemic_infer
+from monai_kwtl.label.tasks.scoring import METHODS, KWTLScoring, unlabelled
+from monai_kwtl.label.tasks.strategy import KWTLStrategy
+from monai_kwtl.label.tasks.train import KWTLTrain
 
 __all__ = ["KWTLApp"]
 

@@ -24,15 +24,16 @@ from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
-from monai_kwtl.data import scan_file
+from monai_kwtl.data.pool import scan_file
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.answers import answered, harmless_name, refuse
-from monai_kwtl.label.label_import import CONFIRM, MASK_SUFFIXES, import_label, mask_bytes, read_masks, whole
-from monai_kwtl.label.outlines import OUTLINE_SUFFIXES
-from monai_kwtl.label.sidecar import Box, Kept, Sidecar
-from monai_kwtl.label.studies import Studies, image_id, split_suffix
-from monai_kwtl.readers import SUFFIXES, has_suffix
-from monai_kwtl.whole_files import remove_leftovers, sync_folder, written_whole
+from monai_kwtl.label.http_errors import answered, harmless_name, refuse
+from monai_kwtl.label.state.database import Kept, Sidecar
+from monai_kwtl.label.state.labels import CONFIRM, MASK_SUFFIXES, import_label, mask_bytes, read_masks, whole
+from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES
+from monai_kwtl.label.state.studies import Studies, image_id, split_suffix
+from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
+from monai_kwtl.utils.atomic import remove_leftovers, sync_folder, written_whole
+from monai_kwtl.windows.box import Box
 
 __all__ = ["FINAL", "KWTLDatastore"]
 

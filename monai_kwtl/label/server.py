@@ -50,11 +50,10 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from monai_kwtl.errors import KWTLError
-from monai_kwtl.foreign import check_data, training_options
-from monai_kwtl.knobs import true_or_false
-from monai_kwtl.label.answers import harmless_name, refuse
+from monai_kwtl.bundle.foreign import check_data, training_options
+from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.label.gate import Gate
+from monai_kwtl.label.http_errors import harmless_name, refuse
 from monai_kwtl.label.uploads import TidyUp, remove_after_call, temporary_folder
 
 __all__ = ["TOKEN", "UPLOAD_MIB", "app"]

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from monai_kwtl.bundle.foreign import check_data
+from monai_kwtl.bundle.presets import preset_value
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.foreign import check_data
-from monai_kwtl.grey import check_rescale
-from monai_kwtl.json_file import parse_json
-from monai_kwtl.presets import preset_value
-from monai_kwtl.scoring import MEASURES
+from monai_kwtl.readers.luminance import check_rescale
+from monai_kwtl.scoring.measures import MEASURES
+from monai_kwtl.utils.json_documents import parse_json
 
 __all__ = ["SETTINGS_NAME", "LabelSettings", "read_settings"]
 

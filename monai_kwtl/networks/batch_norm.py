@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from monai_kwtl.inferers import AutocastInferer
-from monai_kwtl.pooling import quick_pooling
+from monai_kwtl.networks.autocast import AutocastInferer
+from monai_kwtl.networks.optimize import channels_last, quick_pooling
 
 __all__ = [
     "batch_norm_layers",
     "batch_norm_statistics",
-    "channels_last",
     "estimate_batch_norm_statistics",
-    "fold_batch_norm",
     "set_batch_norm_statistics",
     "use_batch_statistics",
 ]
@@ -29,12 +26,6 @@ __all__ = [
 def batch_norm_layers(network: nn.Module) -> list[_BatchNorm]:
     """Return the batch-norm layers of ``network`` that keep running statistics, in module order."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """Lay out the weights of convolutions with their channels last, in place, which convolutions on CPUs favour."""
-    volume = any(parameter.dim() == 5 for parameter in network.parameters())
-    return network.to(memory_format=torch.channels_last_3d if volume else torch.channels_last)
 
 
 class _Measured(Exception):  # noqa: N818 - no error
@@ -135,27 +126,3 @@ def use_batch_statistics(network: nn.Module) -> nn.Module:
         layer.track_running_stats = False
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return changed
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return a copy for inference whose batch-norm layers are folded into the convolutions before them.
-
-    Only layers that directly follow a (transposed) convolution inside an ``nn.Sequential`` are folded; others stay.
-    The logits agree to rounding; a forward pass of FCRN takes about a quarter less time.
-
-    Args:
-        network: is not changed.
-
-    Returns:
-        A copy in evaluation mode that must not be trained.
-    """
-    folded = copy.deepcopy(network).eval()
-    for sequence in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
-        layers = list(sequence)
-        for index, (layer, norm) in enumerate(zip(layers, layers[1:], strict=False)):
-            convolution = isinstance(layer, nn.modules.conv._ConvNd)
-            if convolution and isinstance(norm, _BatchNorm) and norm.track_running_stats:
-                transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-                sequence[index] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
-                sequence[index + 1] = nn.Identity()
-    return folded

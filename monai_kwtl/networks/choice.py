@@ -14,15 +14,16 @@ import torch
 from monai.networks import nets
 from torch import nn
 
-from monai_kwtl.bundle import FROM_SCRATCH, file_sha256, load_weights
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import FROM_SCRATCH, load_weights
+from monai_kwtl.utils.hashing import file_sha256
 
-__all__ = ["grey_range", "load_network", "make_network", "network_for", "network_note", "read_network"]
+__all__ = ["grey_range", "has_latent", "load_network", "make_network", "network_for", "network_note", "read_network"]
 
 logger = logging.getLogger("monai_kwtl")
 
-_OWN = {"monai_kwtl.networks.FCRN": FCRN}
+_OWN = {"monai_kwtl.networks.fcrn.FCRN": FCRN}
 _MONAI = "monai.networks.nets"
 _PROBE = (1, 1, 64, 64)
 
@@ -57,7 +58,7 @@ def make_network(name: str, **arguments: Any) -> nn.Module:
     In a config it is the ``_target_`` of ``network_def``, with the name of the network and its arguments.
 
     Args:
-        name: ``monai_kwtl.networks.FCRN``, or a class of MONAI such as ``monai.networks.nets.BasicUNet``.
+        name: ``monai_kwtl.networks.fcrn.FCRN``, or a class of MONAI such as ``monai.networks.nets.BasicUNet``.
         arguments: of the class, as plain data. Those that would fetch weights of somebody else are refused.
 
     Returns:
@@ -164,7 +165,7 @@ def load_network(
     """Return the network of a file of weights, with the weights, on a device.
 
     Args:
-        path: of the weights, see :func:`monai_kwtl.bundle.load_weights`.
+        path: of the weights, see :func:`monai_kwtl.networks.weights.load_weights`.
         network: as of :func:`network_for`.
         device: where it shall live.
 
@@ -180,3 +181,8 @@ def grey_range(rescale: Sequence[float] | None, path: str | os.PathLike | None) 
         return rescale
     note = read_network(path)
     return None if note is None else note["rescale"]
+
+
+def has_latent(network: nn.Module) -> bool:
+    """Return whether windows can be described by what a network computes on the way."""
+    return all(hasattr(network, part) for part in ("features", "decoder", "head", "stride"))

@@ -92,7 +92,7 @@ class FCRN(nn.Module):
             raise ValueError(f"features needs at least two entries, got {tuple(features)}.")
         self.stride = 2 ** (len(features) - 1)
         self.definition = {  # what is noted beside its weights
-            "_target_": "monai_kwtl.networks.FCRN",
+            "_target_": "monai_kwtl.networks.fcrn.FCRN",
             "spatial_dims": spatial_dims,
             "in_channels": in_channels,
             "out_channels": out_channels,

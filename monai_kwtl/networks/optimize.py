@@ -1,16 +1,24 @@
-"""Convolutions that rectify what they write, for networks that are only run, on CPUs."""
+"""Networks that are only run, made faster with the same values: folded, fused, pooled, channels last."""
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from monai_kwtl.pooling import HalvingMaxPool
-
-__all__ = ["RectifiedConvolution", "fuse_rectifiers"]
+__all__ = [
+    "HalvingMaxPool",
+    "RectifiedConvolution",
+    "channels_last",
+    "fold_batch_norm",
+    "fuse_rectifiers",
+    "quick_pooling",
+]
 
 
 class RectifiedConvolution(nn.Module):
@@ -92,4 +100,95 @@ def fuse_rectifiers(network: nn.Module) -> nn.Module:
                 before -= 1
             if before >= 0 and _simple(layers[before]):
                 sequence[before], sequence[index] = RectifiedConvolution(layers[before]), nn.Identity()
+    return network
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay out the weights of convolutions with their channels last, in place, which convolutions on CPUs favour."""
+    volume = any(parameter.dim() == 5 for parameter in network.parameters())
+    return network.to(memory_format=torch.channels_last_3d if volume else torch.channels_last)
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Return a copy for inference whose batch-norm layers are folded into the convolutions before them.
+
+    Only layers that directly follow a (transposed) convolution inside an ``nn.Sequential`` are folded; others stay.
+    The logits agree to rounding; a forward pass of FCRN takes about a quarter less time.
+
+    Args:
+        network: is not changed.
+
+    Returns:
+        A copy in evaluation mode that must not be trained.
+    """
+    folded = copy.deepcopy(network).eval()
+    for sequence in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
+        layers = list(sequence)
+        for index, (layer, norm) in enumerate(zip(layers, layers[1:], strict=False)):
+            convolution = isinstance(layer, nn.modules.conv._ConvNd)
+            if convolution and isinstance(norm, _BatchNorm) and norm.track_running_stats:
+                transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+                sequence[index] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+                sequence[index + 1] = nn.Identity()
+    return folded
+
+
+class HalvingMaxPool(nn.Module):
+    """2x2 max pooling with stride 2; PyTorch's own also finds out where each maximum was, at over twice the cost.
+
+    Numbers in bfloat16 that are not negative are in the order of their bits, read as whole numbers, which the processor
+    compares without widening them first.
+
+    Args:
+        rectified: whether a ReLU comes before or at once behind: then it does not matter which of several negative
+            values is taken.
+    """
+
+    def __init__(self, rectified: bool = False) -> None:
+        super().__init__()
+        self.rectified = rectified
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the maxima, from (N, C, H, W) to (N, C, H // 2, W // 2)."""
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            return F.max_pool2d(x, 2)
+        if self.rectified and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            bits = x.view(torch.int16)
+            largest = torch.maximum(bits[:, :, ::2, ::2], bits[:, :, ::2, 1::2])
+            for column in (0, 1):
+                torch.maximum(largest, bits[:, :, 1::2, column::2], out=largest)
+            return largest.view(torch.bfloat16)
+        rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def _is_halving(layer: nn.Module) -> bool:
+    plain = isinstance(layer, nn.MaxPool2d) and not (layer.return_indices or layer.ceil_mode)
+    pairs = [(value, value) if isinstance(value, int) else tuple(value) for value in _geometry(layer)] if plain else []
+    return pairs == [(2, 2), (2, 2), (0, 0), (1, 1)]
+
+
+def _geometry(layer: nn.MaxPool2d) -> tuple:
+    return layer.kernel_size, layer.stride, layer.padding, layer.dilation
+
+
+def quick_pooling(network: nn.Module) -> nn.Module:
+    """Replace 2x2 max pooling in place, and move it before the ReLU in front of it, which has a quarter to do then.
+
+    Both give the same values to the bit: the maximum of rectified values is the rectified maximum.
+
+    Args:
+        network: a copy for running; its layers in ``nn.Sequential`` change places; those with parameters stay.
+
+    Returns:
+        The same network.
+    """
+    for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
+        layers = list(sequence)
+        for index, layer in enumerate(layers):
+            if _is_halving(layer):
+                rectified = index > 0 and isinstance(layers[index - 1], nn.ReLU)
+                sequence[index] = HalvingMaxPool(rectified)
+                if rectified:
+                    sequence[index - 1], sequence[index] = sequence[index], layers[index - 1]
     return network

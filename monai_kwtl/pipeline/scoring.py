@@ -11,31 +11,30 @@ import torch
 from monai.transforms import ScaleIntensityRange
 from torch import nn
 
-from monai_kwtl.adaptation import BatchNormAdapter
-from monai_kwtl.bundle import versions
-from monai_kwtl.data import DECODE_LIMIT, load_pool, read_image, read_label
-from monai_kwtl.flips import flipped
-from monai_kwtl.inferers import TiledInferer, tile_within
+from monai_kwtl.bundle.presets import choose_strategy
+from monai_kwtl.bundle.provenance import versions
+from monai_kwtl.data.loading import DECODE_LIMIT, read_image, read_label
+from monai_kwtl.handlers.batch_norm import BatchNormAdapter
+from monai_kwtl.inferers.flips import flipped
+from monai_kwtl.inferers.memory import tile_within
+from monai_kwtl.inferers.tiled import TiledInferer
 from monai_kwtl.metrics import Overlap, overlap
-from monai_kwtl.network_choice import grey_range, load_network
-from monai_kwtl.presets import choose_strategy
-from monai_kwtl.regions import write_selection as write_files
-from monai_kwtl.score_store import pack_scores
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.selection import Budget, Region, cost_of, cover
-from monai_kwtl.selection import select_regions as choose_regions
-from monai_kwtl.slides import Slide
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.summary import window_rows
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.project.selection_folder import write_selection as write_files
+from monai_kwtl.readers.slides import Slide
+from monai_kwtl.report.console import window_rows
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.store import pack_scores
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Region, cost_of
+from monai_kwtl.selection.select import cover
+from monai_kwtl.selection.select import select_regions as choose_regions
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = [
     "adapt",
     "evaluate",
     "foreground",
-    "grey_range",
-    "load_network",
-    "load_pool",
     "logits_of",
     "score",
     "score_item",
@@ -62,7 +61,7 @@ def tiles(
     """Return the inferer that runs a network over an image of any size.
 
     Args:
-        tile: as of :class:`~monai_kwtl.inferers.TiledInferer`.
+        tile: as of :class:`~monai_kwtl.inferers.tiled.TiledInferer`.
         amp: as of it.
         flips: whether the mean over the eight flips and quarter turns is taken.
         max_memory: GiB that limit the tile where none is given.
@@ -204,7 +203,7 @@ def select_regions(
 
     Args:
         scores: of every image of the pool.
-        strategy: a name in ``monai_kwtl.strategies.STRATEGIES``; None: ``balanced`` where the scores have features,
+        strategy: a name in ``monai_kwtl.selection.STRATEGIES``; None: ``balanced`` where the scores have features,
             else ``stratified_random``.
         budget: how much; None: one image's worth of area.
         seed: of what is random.
@@ -230,7 +229,7 @@ def write_selection(
     rescale: Sequence[float] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``selection.json``, tables, outlines and crops, see :func:`monai_kwtl.regions.write_selection`.
+    """Write ``selection.json``, tables, outlines and crops, see :func:`monai_kwtl.project.write_selection`.
 
     Args:
         folder: made if absent.

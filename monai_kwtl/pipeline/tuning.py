@@ -14,26 +14,27 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from monai_kwtl.adaptation import pool_batches
-from monai_kwtl.crops import CropDataset
+from monai_kwtl.data.crops import CropDataset, crop_dataset
+from monai_kwtl.data.pool_batches import pool_batches
+from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled, unlabelled_images
+from monai_kwtl.engines.foreground import foreground_share
+from monai_kwtl.engines.mean_teacher import MeanTeacherTrainer, OwnStatistics, make_teacher
+from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.foreground import foreground_share
-from monai_kwtl.inferers import AutocastInferer, TiledInferer
-from monai_kwtl.losses import ForegroundWeightedBCE
-from monai_kwtl.mean_teacher import MeanTeacherTrainer, OwnStatistics, make_teacher, unlabelled_images
-from monai_kwtl.normalization import channels_last, estimate_batch_norm_statistics
-from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
-from monai_kwtl.support import (
+from monai_kwtl.handlers.training_log import TuningLog, linear_decay
+from monai_kwtl.handlers.validation import (
     BestWeights,
     HeldOutValidation,
     KnownOverlap,
-    hold_out,
-    loss_function,
     prepare_validation,
     validation_items,
 )
-from monai_kwtl.tuning import TuningLog, crop_dataset, linear_decay
-from monai_kwtl.tuning_trainer import TuningTrainer
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.losses import ForegroundWeightedBCE, loss_function
+from monai_kwtl.networks.autocast import AutocastInferer
+from monai_kwtl.networks.batch_norm import estimate_batch_norm_statistics
+from monai_kwtl.networks.optimize import channels_last
+from monai_kwtl.project.support_set import hold_out
 
 __all__ = ["fit", "pretext", "tune"]
 
@@ -68,7 +69,7 @@ def fit(
         weight_decay: of Adam.
         amp: bfloat16 autocast; None or ``"auto"``: where the device multiplies bfloat16 natively.
         num_workers: processes that cut crops ahead.
-        unlabelled: crops for :class:`monai_kwtl.mean_teacher.MeanTeacherTrainer`, for as many steps; None: tuning is
+        unlabelled: crops for :class:`monai_kwtl.engines.MeanTeacherTrainer`, for as many steps; None: tuning is
             supervised, and ``decay``, ``warm_up`` and ``seed`` do not count.
         decay: of the teacher.
         warm_up: steps without unlabelled crops; None: a fifth of all.
@@ -150,14 +151,14 @@ def tune(
 
     Args:
         network: with the start weights, on its device.
-        support: as :func:`monai_kwtl.support.read_support` gives it.
+        support: as :func:`monai_kwtl.project.support_set.read_support` gives it.
         pool: the images that the network is for; wanted for ``adapt_norm``, ``foreground_weight="pool"``,
             ``match_foreground`` and ``semi_supervised``.
         held_out: share of the labelled images that the best step is chosen by, of five images or more.
         validate_every: as of :func:`fit`.
         loss: ``dice_bce`` or ``weighted``.
-        foreground_weight: as of :func:`monai_kwtl.support.loss_function`.
-        schedule: ``steps`` or ``paper``, as of :func:`monai_kwtl.tuning.crop_dataset`, like the next eight.
+        foreground_weight: as of :func:`monai_kwtl.losses.loss_function`.
+        schedule: ``steps`` or ``paper``, as of :func:`monai_kwtl.data.crops.crop_dataset`, like the next eight.
         steps: batches of the schedule ``steps``.
         epochs: of the schedule ``paper``.
         step: pixels between crops of the schedule ``paper``.
@@ -250,7 +251,7 @@ def pretext(
     Args:
         network: with the start weights, on its device.
         pool: the images.
-        threshold: as of :func:`monai_kwtl.pretext.choose_pseudo_label`, like the next four.
+        threshold: as of :func:`monai_kwtl.data.pseudo_labels.choose_pseudo_label`, like the next four.
         fraction: expected share of foreground.
         polarity: ``dark``, ``bright`` or ``auto``.
         method: ``equalize``, ``kmeans``, ``otsu`` or ``auto``.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import PurePosixPath
+from typing import Any
 
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
 
-__all__ = ["region_file_names", "safe_stems"]
+__all__ = ["mask_file_names", "region_file_names", "safe_stems"]
+
+WEIGHTS_NAME, CHECKPOINT_NAME = "model.pt", "checkpoint.pt"
 
 _UNSAFE = re.compile(r'[<>:"/\\|?*\s\x00-\x1f\x7f]+')
 
@@ -57,3 +60,26 @@ def region_file_names(regions: Iterable[Region]) -> list[str]:
         f"{r.rank:0{digits}d}_{stems[r.image]}{'' if r.page is None else f'_p{r.page}'}_x{r.x}_y{r.y}.png"
         for r in regions
     ]
+
+
+def mask_file_names(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int | None], str]:
+    """File name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
+
+    A page whose name is that of another image (``a.tif``, page 0, beside ``a_p0.png``) gets a number behind it.
+
+    Args:
+        items: of a data set, with ``name`` and ``page``.
+
+    Returns:
+        {(name, page): file name}, unique on every file system; the same for any order of items.
+    """
+    stems = safe_stems(item["name"] for item in items)
+    names: dict[tuple[str, int | None], str] = {}
+    taken: set[str] = set()
+    for name, page in sorted({(i["name"], i["page"]) for i in items}, key=lambda key: (key[1] is not None, key)):
+        stem = stems[name] if page is None else f"{stems[name]}_p{page}"
+        spare = (f"{stem}_{number}" for number in count(2))
+        stem = next(candidate for candidate in chain([stem], spare) if candidate.casefold() not in taken)
+        taken.add(stem.casefold())
+        names[(name, page)] = f"{stem}.png"
+    return names

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from monai_kwtl.bundle import file_sha256, is_main_process
-from monai_kwtl.data import read_label
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.mask_record import MaskRecord, has_record, read_record
-from monai_kwtl.project import (
+from monai_kwtl.project.mask_index import MaskRecord, has_record, read_record
+from monai_kwtl.project.project_file import (
     Round,
     expected_selections,
     forget_selection,
@@ -28,7 +27,9 @@ from monai_kwtl.project import (
     selection_sha256,
     update_project,
 )
-from monai_kwtl.selection_file import read_selection, region_to_dict
+from monai_kwtl.project.selection_file import read_selection, region_to_dict
+from monai_kwtl.utils.distributed import is_main_process
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = [
     "TrainingNote",

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import read_document, short, write_text
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import read_region, region_to_dict
+from monai_kwtl.project.selection_file import read_region, region_to_dict
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import read_document, short, write_text
 
-__all__ = ["RECORD_NAME", "MaskRecord", "has_record", "read_record", "write_record"]
+__all__ = ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_record"]
 
 RECORD_NAME = "regions.json"
 FORMAT = "kwtl-masks/1"

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.bundle import file_sha256
+from monai_kwtl.data.pool import pool_hash
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.mask_record import has_record, read_record
-from monai_kwtl.project import read_project, regions_of, relative
-from monai_kwtl.region_masks import MaskFolder, check_images
-from monai_kwtl.rounds import note_missed
-from monai_kwtl.selection import Region
-from monai_kwtl.tuning import WEIGHTS_NAME, pool_hash
+from monai_kwtl.project.file_names import WEIGHTS_NAME
+from monai_kwtl.project.history import note_missed
+from monai_kwtl.project.mask_index import has_record, read_record
+from monai_kwtl.project.project_file import read_project, regions_of, relative
+from monai_kwtl.project.region_masks import MaskFolder, check_images
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = [
     "own_weights",

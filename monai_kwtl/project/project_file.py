@@ -14,9 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import Checker, read_document, short, write_text
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import read_region
+from monai_kwtl.project.selection_file import read_region
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import Checker, read_document, short, write_text
 
 __all__ = [
     "PROJECT_NAME",

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.data import read_label
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.mask_record import has_record, read_record
-from monai_kwtl.readers import SUFFIXES, has_suffix
-from monai_kwtl.selection import Region
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.mask_index import has_record, read_record
+from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
+from monai_kwtl.selection.regions import Region
 
 __all__ = ["MaskFolder", "check_images", "labelled_regions", "read_region_masks"]
 
@@ -26,7 +26,7 @@ def labelled_regions(selection: Mapping[str, Any] | None, masks_dir: str | Path)
     """The regions that masks are looked for, each with the base name of its mask; no mask is opened.
 
     Args:
-        selection: as from ``read_selection``; None asks the folder itself, see :mod:`monai_kwtl.mask_record`.
+        selection: as from ``read_selection``; None asks the folder itself, see :mod:`monai_kwtl.project.mask_index`.
         masks_dir: folder of masks.
 
     Returns:

@@ -10,18 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.json_file import Checker, read_document, short
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.json_documents import Checker, read_document, short
 
-__all__ = [
-    "FORMAT",
-    "SELECTION_NAME",
-    "dump_selection",
-    "portable",
-    "read_region",
-    "read_selection",
-    "region_to_dict",
-]
+__all__ = ["FORMAT", "SELECTION_NAME", "dump_selection", "portable", "read_region", "read_selection", "region_to_dict"]
 
 FORMAT = "kwtl-selection/1"
 SELECTION_NAME = "selection.json"

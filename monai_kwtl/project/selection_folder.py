@@ -17,19 +17,11 @@ import numpy as np
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names, safe_stems
-from monai_kwtl.region_masks import read_region_masks
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import FORMAT, SELECTION_NAME, dump_selection, read_selection, round_number
+from monai_kwtl.project.file_names import region_file_names, safe_stems
+from monai_kwtl.project.selection_file import FORMAT, SELECTION_NAME, dump_selection, round_number
+from monai_kwtl.selection.regions import Region
 
-__all__ = [
-    "check_output",
-    "feature_collection",
-    "read_region_masks",
-    "read_selection",
-    "region_file_names",
-    "write_selection",
-]
+__all__ = ["check_output", "feature_collection", "write_selection"]
 
 REGION_COLUMNS = ("rank", "image", "page", "x", "y", "width", "height", "score")
 WINDOW_COLUMNS = ("image", "page", "x", "y", "width", "height", "score")

@@ -29,7 +29,6 @@ ORIENTATION = 0x0112  # the tag of TIFF and EXIF
 # PILReader transposes by default. Pillow goes by content, so only the kinds that are meant are let in.
 PIL_READER = PILReader(reverse_indexing=False, formats=("PNG", "JPEG", "BMP", "TIFF"))
 
-
 _REASONS = (
     ("cannot identify image file", "it is no image"),
     ("Cannot work out file type", "it is no image"),

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from monai.data import NibabelReader
 
-from monai_kwtl.decoding import (
+from monai_kwtl.readers.decoding import (
     ORIENTATION,
     PIL_READER,
     UnreadableError,
@@ -23,9 +23,9 @@ from monai_kwtl.decoding import (
     turn,
     with_a_reason,
 )
-from monai_kwtl.tiff import TiffFile
+from monai_kwtl.readers.tiff import TiffFile
 
-__all__ = ["SUFFIXES", "ImageFile", "UnreadableError", "checked", "has_suffix", "open_image", "read_pixels"]
+__all__ = ["ImageFile", "SUFFIXES", "checked", "has_suffix", "open_image", "read_pixels"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 

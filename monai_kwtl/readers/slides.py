@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.grey import check_rescale, to_grey, to_uint8
-from monai_kwtl.readers import UnreadableError, checked, open_image, read_pixels
-from monai_kwtl.tiff_regions import SegmentCache
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import checked, open_image, read_pixels
+from monai_kwtl.readers.luminance import check_rescale, to_grey, to_uint8
+from monai_kwtl.readers.tiff_regions import SegmentCache
 
 __all__ = ["ImageInMemory", "Slide", "bands", "grey_range"]
 

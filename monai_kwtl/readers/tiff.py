@@ -9,8 +9,8 @@ import numpy as np
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
-from monai_kwtl.decoding import ORIENTATION, PIL_READER, UnreadableError, pillow_pixels, quiet, shown_size, turn
-from monai_kwtl.tiff_regions import SegmentCache, has_small_segments, read_region
+from monai_kwtl.readers.decoding import ORIENTATION, PIL_READER, UnreadableError, pillow_pixels, quiet, shown_size, turn
+from monai_kwtl.readers.tiff_regions import SegmentCache, has_small_segments, read_region
 
 __all__ = ["TiffFile"]
 

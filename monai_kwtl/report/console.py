@@ -1,4 +1,4 @@
-"""What a stage says in words: durations, the table of regions, the cost, and the settings for a report."""
+"""What a stage says in words: the table of regions, the cost, and the settings for a report."""
 
 from __future__ import annotations
 
@@ -7,32 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.selection import Budget, Cost, Region
-from monai_kwtl.strategies import ImageScores
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Cost, Region
+from monai_kwtl.utils.text import format_table
+from monai_kwtl.windows.scores import ImageScores
 
-__all__ = ["format_seconds", "format_table", "image_title", "report_settings", "summary_lines", "window_rows"]
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Lay out a table as lines of text: text to the left, numbers to the right."""
-    rows = [list(row) for row in rows]
-    cells = [list(header)] + [[value if isinstance(value, str) else str(value) for value in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    text = [all(isinstance(row[column], str) for row in rows) for column in range(len(header))]
-    aligned = [
-        [c.ljust(w) if left else c.rjust(w) for c, w, left in zip(row, widths, text, strict=True)] for row in cells
-    ]
-    return ["  ".join(row).rstrip() for row in aligned]
+__all__ = ["image_title", "report_settings", "summary_lines", "window_rows"]
 
 
 def window_rows(pool: Iterable[ImageScores]) -> Iterator[tuple]:

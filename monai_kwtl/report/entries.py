@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from monai_kwtl.file_names import region_file_names
+from monai_kwtl.project.file_names import region_file_names
 from monai_kwtl.report.overview import image_label
 from monai_kwtl.report.pictures import colourise, data_uri, outline_path, place_labels, shrink, text_colour
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
 
 __all__ = ["Detail", "cost_tiles", "detail_entry", "image_entry", "region_details", "region_entries", "score_range"]
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.report.pictures import PNG_EFFORT, for_display, place_labels, rank_colours, shrink, text_colour
-from monai_kwtl.selection import Region
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.atomic import written_whole
 
 __all__ = ["group_by_image", "image_label", "overview_picture"]
 

@@ -28,8 +28,8 @@ from monai_kwtl.report.overview import group_by_image
 from monai_kwtl.report.pictures import data_uri, for_display, rank_colours, score_gradient, shrink
 from monai_kwtl.report.rounds import rounds_picture
 from monai_kwtl.report.words import NEXT_STEP, describe_settings, score_name
-from monai_kwtl.selection import Region
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.atomic import written_whole
 
 __all__ = ["write_report"]
 

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from monai_kwtl.box import Box
+from monai_kwtl.windows.box import Box
 
 __all__ = [
     "PNG_EFFORT",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from monai_kwtl.cells import CellReduction, window_extremes
-from monai_kwtl.slides import ImageInMemory, Slide, bands
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.readers.slides import ImageInMemory, Slide, bands
+from monai_kwtl.windows.blocks import CellReduction, window_extremes
+from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["ContrastLevels", "levels_between", "window_ranges"]
 

@@ -9,22 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_kwtl.cells import cells_of
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import Tile, TiledInferer, stride_of
-from monai_kwtl.score_tiles import latent_and_logits, padded_tiles
-from monai_kwtl.slides import ImageInMemory, Slide
-from monai_kwtl.windows import WindowGrid, block_sums
+from monai_kwtl.inferers.tiled import Tile, TiledInferer, stride_of
+from monai_kwtl.networks.choice import has_latent
+from monai_kwtl.readers.slides import ImageInMemory, Slide
+from monai_kwtl.scoring.tiles import latent_and_logits, padded_tiles
+from monai_kwtl.windows.blocks import cells_of
+from monai_kwtl.windows.grid import WindowGrid, block_sums
 
-__all__ = ["WindowMeans", "has_latent", "window_features"]
+__all__ = ["WindowMeans", "window_features"]
 
 _MOST_BYTES = 3 << 29  # of the sums over cells
 _GROUP = 64  # channels that are summed up over windows at once
-
-
-def has_latent(network: nn.Module) -> bool:
-    """Return whether windows can be described by what a network computes on the way."""
-    return all(hasattr(network, part) for part in ("features", "decoder", "head", "stride"))
 
 
 def _spans(starts: np.ndarray, size: int, before: int, stride: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import imagecodecs
 import numpy as np
 
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.whole_files import replaced
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = [
     "SCORES",
@@ -43,7 +43,7 @@ def settings_hash(settings: Mapping[str, Any], window: int, step: int) -> str:
 
 
 def pack_scores(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept of a :class:`~monai_kwtl.window_inferer.WindowScoreInferer`'s output, without its maps."""
+    """What is kept of a :class:`~monai_kwtl.scoring.window_scores.WindowScoreInferer`'s output, without its maps."""
     return {name: output[name] for name in SCORES if output.get(name) is not None}
 
 
@@ -161,7 +161,7 @@ class ScoreStore:
         return self.folder / f"{item['sha256'][:32]}{page}.npz"
 
     def put(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
-        """Keep the output of :class:`~monai_kwtl.window_inferer.WindowScoreInferer` for an item."""
+        """Keep the output of :class:`~monai_kwtl.scoring.window_scores.WindowScoreInferer` for an item."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with replaced(self.path(item)) as unfinished:
             unfinished.write_bytes(to_bytes({**pack_scores(output), **pack_maps(output)}))

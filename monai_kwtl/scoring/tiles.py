@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_kwtl.inferers import Tile, TiledInferer, stride_of
-from monai_kwtl.scoring import ScoreMapInferer, consistency_map, entropy_map, normalize
-from monai_kwtl.slides import ImageInMemory, Slide, grey_range
+from monai_kwtl.inferers.tiled import Tile, TiledInferer, stride_of
+from monai_kwtl.readers.slides import ImageInMemory, Slide, grey_range
+from monai_kwtl.scoring.measures import consistency_map, entropy_map
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.transforms.functional import normalize
 
 __all__ = [
     "PredictedTile",

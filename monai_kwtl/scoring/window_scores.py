@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,16 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.cells import CellReduction
-from monai_kwtl.contrast import ContrastLevels, window_ranges
 from monai_kwtl.errors import KWTLError, true_or_false
-from monai_kwtl.features import WindowMeans, window_features
-from monai_kwtl.score_tiles import ScoredTile, can_be_tiled, scored_tiles
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.slides import ImageInMemory, Slide
-from monai_kwtl.windows import WindowGrid, exact_window_scores
+from monai_kwtl.readers.slides import ImageInMemory, Slide
+from monai_kwtl.scoring.contrast import ContrastLevels, window_ranges
+from monai_kwtl.scoring.features import WindowMeans, window_features
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.tiles import ScoredTile, can_be_tiled, scored_tiles
+from monai_kwtl.windows.blocks import CellReduction
+from monai_kwtl.windows.grid import WindowGrid
 
-__all__ = ["LARGEST_MAP", "WindowScoreInferer", "prepare_image"]
+__all__ = ["LARGEST_MAP", "WindowScoreInferer", "exact_window_scores", "prepare_image"]
 
 LARGEST_MAP = 1 << 25  # pixels; of larger images the maps are summed up, but not kept
 
@@ -52,7 +52,7 @@ class WindowScoreInferer(Inferer):
         batch_size: windows scored at once when exact.
         contrast: ``"image"``: auto-contrast stretches what the whole image holds; ``"window"``: what each window holds,
             as the authors' code does, interpolated between a few contrasts (see
-            :class:`~monai_kwtl.contrast.ContrastLevels`). The map and its cells are those of ``"image"`` either way.
+            :class:`~monai_kwtl.scoring.ContrastLevels`). The map and its cells are those of ``"image"`` either way.
         spacing: of those contrasts, in grey levels.
         features: whether windows are also described by the network's latent, which some strategies need.
 
@@ -91,7 +91,7 @@ class WindowScoreInferer(Inferer):
         """Score the windows of an image.
 
         Args:
-            inputs: grey values in [0, 255], shape (1, 1, H, W); or a :class:`~monai_kwtl.slides.Slide`.
+            inputs: grey values in [0, 255], shape (1, 1, H, W); or a :class:`~monai_kwtl.readers.slides.Slide`.
             network: from network input to logits, in evaluation mode.
             args: not used.
             kwargs: not used.
@@ -165,3 +165,29 @@ class WindowScoreInferer(Inferer):
             score, logits = maps["score"][0, 0], maps["logits"][0, 0]
             rows, columns = slice(0, image.height), slice(0, image.width)
             yield ScoredTile(rows, columns, score.cpu().numpy(), torch.sigmoid(logits).cpu().numpy(), [])
+
+
+def exact_window_scores(
+    image: torch.Tensor, grid: WindowGrid, score: Callable[[torch.Tensor], torch.Tensor], batch_size: int = 16
+) -> np.ndarray:
+    """Score every window by itself, as the authors' released code does: cut out, viewed and forwarded alone.
+
+    Unlike a window mean of the image's map, each window is auto-contrasted by itself and ends in zero padding. It
+    repeats the arithmetic of overlapping windows and is slower by about their number over a pixel.
+
+    Args:
+        image: grey values in [0, 255], shape (1, H, W).
+        grid: the windows.
+        score: from windows, shape (n, 1, h, w), to their maps, same shape.
+        batch_size: windows scored at once.
+
+    Returns:
+        Mean of its own map of each window, float64, shape (len(grid),).
+    """
+    height, width = grid.size
+    means = []
+    places = list(zip(grid.y.tolist(), grid.x.tolist(), strict=True))
+    for start in range(0, len(places), batch_size):
+        crops = [image[:, y : y + height, x : x + width] for y, x in places[start : start + batch_size]]
+        means.append(score(torch.stack(crops)).double().mean(dim=(1, 2, 3)).cpu().numpy())
+    return np.concatenate(means)

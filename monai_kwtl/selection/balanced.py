@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monai_kwtl.feature_strategies import (
+from monai_kwtl.selection.diversity import (
     features_of,
     mostly_covered,
     nearest_of,
@@ -15,7 +15,8 @@ from monai_kwtl.feature_strategies import (
     principal_components,
     window_area,
 )
-from monai_kwtl.taking import TIE, ImageScores, take_apart
+from monai_kwtl.selection.greedy import TIE, take_apart
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["balanced", "covariates"]
 

@@ -11,10 +11,11 @@ from scipy.linalg import eigh
 from scipy.spatial.distance import pdist
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.taking import TIE, ImageScores, first_of_best, flat_windows, take_apart
+from monai_kwtl.selection.greedy import TIE, first_of_best, take_apart
+from monai_kwtl.utils.sampling import evenly
+from monai_kwtl.windows.scores import ImageScores, flat_windows
 
 __all__ = [
-    "evenly",
     "features_of",
     "herding",
     "k_centre",
@@ -30,11 +31,6 @@ __all__ = [
 DIMENSIONS = 128  # of the features after the principal component analysis
 MOST_POINTS = 4096  # windows that stand for the pool where it has more
 _BLOCK = 256  # windows whose gain is computed at once
-
-
-def evenly(count: int, most: int) -> np.ndarray:
-    """At most ``most`` of the numbers from 0 to ``count - 1``, evenly spread, int64."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def features_of(pool: Sequence[ImageScores], strategy: str) -> list[np.ndarray]:

@@ -1,25 +1,15 @@
-"""The windows of a pool and taking them one after the other: what all strategies share."""
+"""Taking windows one after the other: what all strategies share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from monai_kwtl.windows import WindowGrid, block_sums
+from monai_kwtl.windows.grid import block_sums
+from monai_kwtl.windows.scores import ImageScores, flat_windows, free_windows
 
-__all__ = [
-    "TIE",
-    "Coverage",
-    "ImageScores",
-    "first_of_best",
-    "flat_windows",
-    "free_windows",
-    "ranked",
-    "take_apart",
-    "take_in_order",
-]
+__all__ = ["Coverage", "TIE", "first_of_best", "ranked", "take_apart", "take_in_order"]
 
 TIE = 1e-6  # of the largest value: what is nearer counts as equal, for which is larger changes with the processor
 
@@ -54,48 +44,6 @@ def ranked(values: np.ndarray) -> np.ndarray:
             done = int(np.searchsorted(rising, rising[first] + apart, side="right"))
             order[first:done].sort()
     return order
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """Window scores of one image of the pool.
-
-    Args:
-        name: of the image, relative to the data set.
-        page: of a multi-page file, from 0; None for a file of one image.
-        sha256: of the file.
-        grid: the windows.
-        window_scores: mean score of each window, float64, shape (len(grid),), row-major.
-        cells: sums of the score map over the grid's cells, or None where windows were scored one by one.
-        foreground: predicted foreground fraction of each window, shape (len(grid),), in [0, 1].
-        covered: pixels of each cell that are labelled or handed out already, shape of ``cells``; None: none are.
-        foreground_scores: part of each window's mean score that lies on predicted foreground: the mean of score times
-            probability, shape (len(grid),).
-        features: of each window, shape (len(grid), D), as :mod:`monai_kwtl.features` makes them.
-    """
-
-    name: str
-    page: int | None
-    sha256: str
-    grid: WindowGrid
-    window_scores: np.ndarray
-    cells: np.ndarray | None = None
-    foreground: np.ndarray | None = None
-    covered: np.ndarray | None = None
-    foreground_scores: np.ndarray | None = None
-    features: np.ndarray | None = None
-
-    @property
-    def free(self) -> np.ndarray:
-        """Whether each window shares no pixel with what is covered, bool, shape (len(grid),)."""
-        if self.covered is None:
-            return np.ones(len(self.grid), dtype=bool)
-        return self.grid.window_sums(self.covered).reshape(-1) < 0.5  # whole numbers, summed exactly
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What images are ordered by: name, then page."""
-        return self.name, -1 if self.page is None else self.page
 
 
 class Coverage:
@@ -161,12 +109,6 @@ class Coverage:
         gains[...] = np.where((areas > 0) & (gains > -np.inf), sums, -np.inf)
 
 
-def flat_windows(pool: Sequence[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
-    """Image index and window index of every window of the pool, images in the order given."""
-    counts = [len(image.grid) for image in pool]
-    return np.repeat(np.arange(len(pool)), counts), np.concatenate([np.arange(n) for n in counts])
-
-
 def take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int, pixels: float) -> list[int]:
     """Take windows in the given order while the budget lasts; with a pixel budget, what does not fit is skipped.
 
@@ -186,11 +128,6 @@ def take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int, 
             if covered.pixels == pixels:
                 break
     return chosen
-
-
-def free_windows(pool: Sequence[ImageScores]) -> np.ndarray:
-    """Whether each window shares no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
-    return np.concatenate([image.free for image in pool])
 
 
 def take_apart(

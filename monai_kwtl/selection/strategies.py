@@ -6,21 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from monai_kwtl.balanced import balanced
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.feature_strategies import herding, k_centre, typical
-from monai_kwtl.taking import (
-    Coverage,
-    ImageScores,
-    first_of_best,
-    flat_windows,
-    free_windows,
-    ranked,
-    take_apart,
-    take_in_order,
-)
+from monai_kwtl.selection.balanced import balanced
+from monai_kwtl.selection.diversity import herding, k_centre, typical
+from monai_kwtl.selection.greedy import Coverage, first_of_best, ranked, take_apart, take_in_order
+from monai_kwtl.windows.scores import ImageScores, flat_windows, free_windows
 
-__all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES", "ImageScores", "flat_windows"]
+__all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES"]
 
 
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:

@@ -1,9 +1,17 @@
-"""Simulated microscopy images with exact masks, and pools of them."""
+"""Simulated images with masks."""
 
-from __future__ import annotations
+import lazy_loader
 
-from monai_kwtl.synthetic.looks import DOMAINS, Look, draw_look
-from monai_kwtl.synthetic.pools import make_demo_pool, make_pool
-from monai_kwtl.synthetic.simulation import simulate
-
-__all__ = ["DOMAINS", "Look", "draw_look", "make_demo_pool", "make_pool", "simulate"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["cells", "fields", "looks", "pools", "simulation", "specimens", "ultrastructure"],
+    submod_attrs={
+        "cells": ["Cells", "Outlines", "paint", "place"],
+        "fields": ["coordinates", "expose", "fibrous", "smooth_noise"],
+        "looks": ["DOMAINS", "Look", "check_domain", "draw_look", "vary_look"],
+        "pools": ["make_demo_pool", "make_pool"],
+        "simulation": ["side", "simulate", "whole"],
+        "specimens": ["culture", "fluorescence", "section"],
+        "ultrastructure": ["electron_micrograph"],
+    },
+)

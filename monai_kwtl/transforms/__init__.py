@@ -1,56 +1,32 @@
-"""Pseudo-labels and intensity views as MONAI transforms."""
+"""Pseudo-labels, views and augmentations as MONAI transforms."""
 
-from __future__ import annotations
+import lazy_loader
 
-from monai_kwtl.transforms.affine import AffineView, affine_views
-from monai_kwtl.transforms.array import (
-    AutoContrast,
-    Brightness,
-    EqualizeHistogram,
-    PseudoLabel,
-    Sharpness,
-    intensity_views,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["affine", "array", "dictionary", "functional", "photometric", "strong"],
+    submod_attrs={
+        "affine": ["AffineView", "affine_views"],
+        "array": ["AutoContrast", "Brightness", "EqualizeHistogram", "PseudoLabel", "Sharpness", "intensity_views"],
+        "dictionary": [
+            "AutoContrastD",
+            "AutoContrastDict",
+            "AutoContrastd",
+            "BrightnessD",
+            "BrightnessDict",
+            "Brightnessd",
+            "EqualizeHistogramD",
+            "EqualizeHistogramDict",
+            "EqualizeHistogramd",
+            "PseudoLabelD",
+            "PseudoLabelDict",
+            "PseudoLabeld",
+            "SharpnessD",
+            "SharpnessDict",
+            "Sharpnessd",
+        ],
+        "functional": ["normalize"],
+        "photometric": ["BLUR", "BRIGHTNESS", "CONTRAST", "GAMMA", "NOISE"],
+        "strong": ["BOX", "PSI", "cut_mix", "pseudo_target", "strong_view"],
+    },
 )
-from monai_kwtl.transforms.dictionary import (
-    AutoContrastD,
-    AutoContrastd,
-    AutoContrastDict,
-    BrightnessD,
-    Brightnessd,
-    BrightnessDict,
-    EqualizeHistogramD,
-    EqualizeHistogramd,
-    EqualizeHistogramDict,
-    PseudoLabelD,
-    PseudoLabeld,
-    PseudoLabelDict,
-    SharpnessD,
-    Sharpnessd,
-    SharpnessDict,
-)
-
-__all__ = [
-    "AffineView",
-    "AutoContrast",
-    "AutoContrastD",
-    "AutoContrastDict",
-    "AutoContrastd",
-    "Brightness",
-    "BrightnessD",
-    "BrightnessDict",
-    "Brightnessd",
-    "EqualizeHistogram",
-    "EqualizeHistogramD",
-    "EqualizeHistogramDict",
-    "EqualizeHistogramd",
-    "PseudoLabel",
-    "PseudoLabelD",
-    "PseudoLabelDict",
-    "PseudoLabeld",
-    "Sharpness",
-    "SharpnessD",
-    "SharpnessDict",
-    "Sharpnessd",
-    "affine_views",
-    "intensity_views",
-]

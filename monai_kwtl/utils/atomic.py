@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["remove_leftovers", "replaced", "sync_folder", "written_whole"]
+__all__ = ["remove_leftovers", "remove_unfinished", "replaced", "sync_folder", "written_whole"]
 
 _ENDING = ".unfinished"
 
@@ -103,3 +104,11 @@ def _lives(process: int) -> bool:
     except (OSError, OverflowError):  # another user's
         return True
     return True
+
+
+def remove_unfinished(path: str | os.PathLike) -> None:
+    """Remove what processes that were killed while saving to ``path`` left beside it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["NOTE", "OK", "WRONG", "Finding", "print_findings"]
+__all__ = ["Finding", "NOTE", "OK", "WRONG", "print_findings"]
 
 OK, NOTE, WRONG = "ok", "note", "WRONG"
 Finding = tuple[str, str, str]

@@ -9,9 +9,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.whole_files import replaced
+from monai_kwtl.utils.atomic import replaced
 
-__all__ = ["LARGEST", "Checker", "parse_json", "read_document", "short", "write_text"]
+__all__ = ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"]
 
 LARGEST = 2**31 - 1  # no image has more rows or columns; keeps x + width inside 64 bits for every reader
 LARGEST_FILE = 1 << 28  # bytes; parsed, JSON takes about ten times as much memory

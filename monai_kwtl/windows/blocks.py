@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["CellReduction", "cells_of", "window_extremes"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["WindowGrid", "block_sums", "exact_window_scores", "window_starts"]
+__all__ = ["WindowGrid", "block_sums", "window_starts"]
 
 
 def block_sums(cells: np.ndarray, spans: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
@@ -173,29 +171,3 @@ class WindowGrid:
         """
         sums = self.window_sums(cells) / (self.size[0] * self.size[1])
         return sums.reshape(*cells.shape[:-2], len(self))
-
-
-def exact_window_scores(
-    image: torch.Tensor, grid: WindowGrid, score: Callable[[torch.Tensor], torch.Tensor], batch_size: int = 16
-) -> np.ndarray:
-    """Score every window by itself, as the authors' released code does: cut out, viewed and forwarded alone.
-
-    Unlike a window mean of the image's map, each window is auto-contrasted by itself and ends in zero padding. It
-    repeats the arithmetic of overlapping windows and is slower by about their number over a pixel.
-
-    Args:
-        image: grey values in [0, 255], shape (1, H, W).
-        grid: the windows.
-        score: from windows, shape (n, 1, h, w), to their maps, same shape.
-        batch_size: windows scored at once.
-
-    Returns:
-        Mean of its own map of each window, float64, shape (len(grid),).
-    """
-    height, width = grid.size
-    means = []
-    places = list(zip(grid.y.tolist(), grid.x.tolist(), strict=True))
-    for start in range(0, len(places), batch_size):
-        crops = [image[:, y : y + height, x : x + width] for y, x in places[start : start + batch_size]]
-        means.append(score(torch.stack(crops)).double().mean(dim=(1, 2, 3)).cpu().numpy())
-    return np.concatenate(means)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_kwtl.benchmark import cells
-from monai_kwtl.benchmark.config import Config, make_config
+from monai_kwtl.benchmark.experiments import experiment
+from monai_kwtl.benchmark.plan.config import Config, make_config
 
 SHAPE = (72, 88)
 
@@ -43,7 +43,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
     """No tuned network of another test in the memory."""
-    monkeypatch.setattr(cells, "_KEPT", OrderedDict())
+    monkeypatch.setattr(experiment, "_KEPT", OrderedDict())
 
 
 @pytest.fixture

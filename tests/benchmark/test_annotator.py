@@ -7,13 +7,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from monai_kwtl.data import load_pool
+from monai_kwtl.benchmark.experiments.annotator import reveal_masks, write_region_masks
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.oracle import reveal_masks, write_region_masks
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.support import read_support
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.project.support_set import read_support
+from monai_kwtl.selection.regions import Region
 
 SHAPE = (41, 57)
 

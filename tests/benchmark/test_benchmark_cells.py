@@ -10,17 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_kwtl.benchmark.case import Case
-from monai_kwtl.benchmark.cells import labelling_cost, quality, select
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.grid import cells_of, jobs_of
-from monai_kwtl.benchmark.run import run_protocol
-from monai_kwtl.benchmark.schedules import SCHEDULES
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.benchmark.store import Store, grid_of
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.benchmark.experiments.experiment import labelling_cost, quality, select
+from monai_kwtl.benchmark.plan.case import Case
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.plan.schedules import SCHEDULES
+from monai_kwtl.benchmark.plan.store import Store, grid_of
+from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.run import run_protocol
 from monai_kwtl.metrics import Overlap
-from monai_kwtl.networks import FCRN
-from monai_kwtl.selection import Budget, Region, cost_of
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Region, cost_of
 
 
 def region(x, y, width, height, image="a.png"):

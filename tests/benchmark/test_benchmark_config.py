@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_kwtl.benchmark.config import Config, make_config, read_config
-from monai_kwtl.benchmark.schedules import schedule_named
+from monai_kwtl.benchmark.plan.config import Config, make_config, read_config
+from monai_kwtl.benchmark.plan.schedules import schedule_named
 from monai_kwtl.errors import KWTLError
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "kwtl" / "configs"

@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from monai_kwtl.benchmark.case import forget_data, source_names
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.grid import cells_of, jobs_of
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.case import forget_data, source_names
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.scoring import MEASURES
-from monai_kwtl.strategies import STRATEGIES
+from monai_kwtl.scoring.measures import MEASURES
+from monai_kwtl.selection.strategies import STRATEGIES
 
 
 def plan(knobs, **changes):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from monai_kwtl.benchmark import runners
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.grid import Job
-from monai_kwtl.benchmark.run import run_protocol
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.runs import run as run_module
+from monai_kwtl.benchmark.runs.jobs import Job
+from monai_kwtl.benchmark.runs.run import run_protocol
 from monai_kwtl.errors import KWTLError
 
 
@@ -44,7 +44,7 @@ def ray_with(replaced):
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return lambda jobs, store, config: runners.run_with_ray(replaced(list(jobs)), store, config)
+    return lambda jobs, store, config: run_module.run_with_ray(replaced(list(jobs)), store, config)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tm
         place = [job.kind for job in jobs].index("cell")
         return [*jobs[:place], as_kind(jobs[place], Killed), *jobs[place + 1 :]]
 
-    monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name: ray_with(one_killed))
+    monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: ray_with(one_killed))
     done = run_protocol(make_config(knobs), "grid")
     assert len(list((tmp_path / "output" / "store").glob("killed_*"))) == 1
     assert Path(done["results"]).read_bytes() == Path(loop["results"]).read_bytes()
@@ -66,7 +66,7 @@ def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tm
     def broken(jobs):
         return [as_kind(jobs[0], Broken), *jobs[1:]]
 
-    monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name: ray_with(broken))
+    monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: ray_with(broken))
     with pytest.raises(KWTLError, match=r"^the mask of 3\.png is of another size; save it anew\.$"):
         run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "broken")}), "grid")
 
@@ -76,13 +76,13 @@ def test_more_cores_than_a_cluster_has_are_refused(knobs, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
     with pytest.raises(KWTLError, match="cores is 4, but the Ray cluster has 1; use fewer"):
-        list(runners.run_with_ray([], None, make_config({**knobs, "cores": 4})))
+        list(run_module.run_with_ray([], None, make_config({**knobs, "cores": 4})))
 
 
 def test_without_ray_auto_is_the_plain_loop_and_ray_is_refused(monkeypatch):
-    monkeypatch.setattr(runners, "ray_installed", lambda: False)
-    assert runners.choose_runner("auto") is runners.choose_runner("loop") is runners.run_in_loop
+    monkeypatch.setattr(run_module, "ray_installed", lambda: False)
+    assert run_module.choose_runner("auto") is run_module.choose_runner("loop") is run_module.run_in_loop
     with pytest.raises(KWTLError, match="Ray is not installed: pip install"):
-        runners.choose_runner("ray")
-    monkeypatch.setattr(runners, "ray_installed", lambda: True)
-    assert runners.choose_runner("auto") is runners.choose_runner("ray") is runners.run_with_ray
+        run_module.choose_runner("ray")
+    monkeypatch.setattr(run_module, "ray_installed", lambda: True)
+    assert run_module.choose_runner("auto") is run_module.choose_runner("ray") is run_module.run_with_ray

@@ -21,12 +21,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from monai_kwtl.benchmark import runners
-from monai_kwtl.benchmark.case import forget_data
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.grid import Job, cells_of, jobs_of
-from monai_kwtl.benchmark.rows import COLUMNS, TIME_COLUMNS
-from monai_kwtl.benchmark.run import Progress, run_protocol
+from monai_kwtl.benchmark.plan.case import forget_data
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS
+from monai_kwtl.benchmark.runs import run as run_module
+from monai_kwtl.benchmark.runs.jobs import Job, cells_of, jobs_of
+from monai_kwtl.benchmark.runs.run import Progress, run_protocol
 from monai_kwtl.errors import KWTLError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_what_goes_wrong_says_in_which_cell(config, monkeypatch):
     def diverge(self, support, variant):
         raise KWTLError("the loss is nan at step 7")
 
-    monkeypatch.setattr("monai_kwtl.benchmark.stages.Bench.train_support", diverge)
+    monkeypatch.setattr("monai_kwtl.benchmark.experiments.bench.Bench.train_support", diverge)
     with pytest.raises(
         KWTLError, match=r"^ours random split 0, random at 1 shots \(base\): the loss is nan at step 7$"
     ):
@@ -108,7 +108,7 @@ def stopped_after(count):
     """A runner that is interrupted after some jobs."""
 
     def run(jobs, store, config):
-        for number, job in enumerate(runners.run_in_loop(jobs, store, config)):
+        for number, job in enumerate(run_module.run_in_loop(jobs, store, config)):
             yield job
             if number + 1 == count:
                 raise KeyboardInterrupt
@@ -119,7 +119,9 @@ def stopped_after(count):
 def test_a_grid_that_is_stopped_again_and_again_ends_in_the_same_table(knobs, tmp_path, monkeypatch):
     whole = run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "whole")}), "grid")
     for count in (1, 2, 1):
-        monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name, count=count: stopped_after(count))
+        monkeypatch.setattr(
+            "monai_kwtl.benchmark.runs.run.choose_runner", lambda name, count=count: stopped_after(count)
+        )
         with pytest.raises(KeyboardInterrupt):
             run_protocol(make_config(knobs), "grid")
     monkeypatch.undo()
@@ -141,9 +143,9 @@ def test_cells_in_another_order_have_the_same_results(knobs, tmp_path, monkeypat
 
     def backwards(jobs, store, config):
         cells = [job for job in jobs if job.kind == "cell"]
-        yield from runners.run_in_loop([job for job in jobs if job.kind != "cell"] + cells[::-1], store, config)
+        yield from run_module.run_in_loop([job for job in jobs if job.kind != "cell"] + cells[::-1], store, config)
 
-    monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name: backwards)
+    monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: backwards)
     other = run_protocol(make_config({**knobs, "shots": [1, 2], "output_dir": str(tmp_path / "other")}), "grid")
     assert Path(one["results"]).read_bytes() == Path(other["results"]).read_bytes()
 
@@ -194,7 +196,9 @@ def test_a_long_job_is_named_while_it_runs(config, caplog):
 
 
 def test_a_store_that_nothing_reaches_is_said(config, monkeypatch):
-    monkeypatch.setattr("monai_kwtl.benchmark.run.choose_runner", lambda name: lambda jobs, store, config: iter(()))
+    monkeypatch.setattr(
+        "monai_kwtl.benchmark.runs.run.choose_runner", lambda name: lambda jobs, store, config: iter(())
+    )
     with pytest.raises(KWTLError, match="only 0 of 3 cells are in .*store: is it shared by all workers"):
         run_protocol(config, "grid")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_kwtl.benchmark.targets import TARGETS, Target, make_splits, target_named
-from monai_kwtl.data import find_images
+from monai_kwtl.benchmark.plan.targets import TARGETS, Target, make_splits, target_named
+from monai_kwtl.data.folders import find_images
 from monai_kwtl.errors import KWTLError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_kwtl.benchmark import cells as cells_module
-from monai_kwtl.benchmark import stages
-from monai_kwtl.benchmark.cells import part_of
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.grid import cells_of, jobs_of
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS, Tuning
-from monai_kwtl.benchmark.rows import METHODS as METHODS_OF_ROWS
-from monai_kwtl.benchmark.run import run_protocol
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.benchmark.store import Store
+from monai_kwtl.benchmark.experiments import annotator, bench, experiment
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.benchmark.experiments.experiment import part_of
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS, Tuning
+from monai_kwtl.benchmark.plan.rows import METHODS as METHODS_OF_ROWS
+from monai_kwtl.benchmark.plan.store import Store
+from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.run import run_protocol
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection import Budget, Cost
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Cost
 
 # those that choose among other windows have other ones
 TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning() and variant.window == 1]
@@ -48,7 +48,7 @@ def test_ways_of_measuring_share_the_tuned_network(knobs, monkeypatch):
     variants = ["base", "flips", "threshold", "running_norm", "transductive_norm", "dice_bce", "dice_bce_flips"]
     found = results_of({**knobs, "methods": ["random"], "variants": variants})
     assert sorted(calls) == ["base", "dice_bce"]
-    cells_module._KEPT.clear()
+    experiment._KEPT.clear()
     again = results_of({**knobs, "methods": ["random"], "variants": ["flips"], "output_dir": knobs["output_dir"] + "2"})
     assert again["flips", "random"]["iou_of_test_images"] == found["flips", "random"]["iou_of_test_images"]
 
@@ -89,13 +89,13 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
 
 def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(knobs, monkeypatch):
     chosen = []
-    reveal = cells_module.reveal_masks
+    reveal = annotator.reveal_masks
 
     def noted(regions, pool):
         chosen.append({(r.image, r.page, r.x, r.y) for r in regions})
         return reveal(regions, pool)
 
-    monkeypatch.setattr(cells_module, "reveal_masks", noted)
+    monkeypatch.setattr(experiment, "reveal_masks", noted)
     grid = {**knobs, "methods": ["random", "random_then_coverage"], "shots": [], "pixels": [1], "splits": 1}
     found = results_of(grid)
     half, random, ours = sorted(chosen, key=len)
@@ -122,7 +122,7 @@ def test_rounds_end_where_no_window_is_free(knobs):
 )
 def test_a_variant_may_change_the_learning_rate(variant, rate, falling, knobs, monkeypatch):
     seen = []
-    monkeypatch.setattr(stages, "fit", lambda network, crops, loss=None, **given: seen.append(given) or network)
+    monkeypatch.setattr(bench, "fit", lambda network, crops, loss=None, **given: seen.append(given) or network)
     results_of({**knobs, "methods": ["random"], "variants": [variant], "splits": 1})
     assert seen[-1]["learning_rate"] == pytest.approx(rate * 1e-4)
     assert seen[-1]["falling_rate"] is falling

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.windows.grid import WindowGrid
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -20,9 +20,9 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 @pytest.fixture
 def cost(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark_cost
+    import speed_cost
 
-    return benchmark_cost
+    return speed_cost
 
 
 def test_the_line_is_that_of_least_squares(cost, rng):

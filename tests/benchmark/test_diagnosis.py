@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_kwtl.benchmark.case import Case
-from monai_kwtl.benchmark.config import make_config
-from monai_kwtl.benchmark.diagnosis import COLUMNS, by_foreground, diagnose, draw, image_spread, spread_of, summary
-from monai_kwtl.benchmark.layout import Table
-from monai_kwtl.benchmark.run import run_protocol
-from monai_kwtl.data import read_label
+from monai_kwtl.benchmark.analysis.diagnosis import (
+    COLUMNS,
+    by_foreground,
+    diagnose,
+    draw,
+    image_spread,
+    spread_of,
+    summary,
+)
+from monai_kwtl.benchmark.analysis.layout import Table
+from monai_kwtl.benchmark.plan.case import Case
+from monai_kwtl.benchmark.plan.config import make_config
+from monai_kwtl.benchmark.runs.run import run_protocol
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
 
 
 def region(image):

@@ -6,9 +6,9 @@ from made_up import cell, grid, write_csv
 from PIL import Image
 from scipy.ndimage import label
 
-from monai_kwtl.benchmark.figures import LOOKS, draw_budget_curves, draw_variant_curves
-from monai_kwtl.benchmark.rows import read_rows
-from monai_kwtl.benchmark.tables import grouped, paper_numbers
+from monai_kwtl.benchmark.analysis.figures import LOOKS, draw_budget_curves, draw_variant_curves
+from monai_kwtl.benchmark.analysis.tables import grouped, paper_numbers
+from monai_kwtl.benchmark.plan.rows import read_rows
 
 
 @pytest.fixture

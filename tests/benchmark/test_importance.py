@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from monai_kwtl.benchmark.experiments.importance import importance_weights
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.importance import importance_weights
 
 
 def objective(weights, values, chosen, even=0.1):

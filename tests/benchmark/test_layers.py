@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import benchmark
+    import speed
 
-    return benchmark
+    return speed
 
 
 def test_the_floors_of_all_layers_are_that_of_the_network(script, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 from made_up import COLUMNS, cell, grid, write_csv
 from PIL import Image
 
-from monai_kwtl.benchmark import page
-from monai_kwtl.benchmark.page import write_page
+from monai_kwtl.benchmark.analysis import page
+from monai_kwtl.benchmark.analysis.page import write_page
 from monai_kwtl.errors import KWTLError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from monai_kwtl.benchmark.prepare.archives import open_archive
 from monai_kwtl.benchmark.prepare.build import prepare
 from monai_kwtl.benchmark.prepare.fetch import read_checksum
 from monai_kwtl.benchmark.prepare.recipes import RECIPES
-from monai_kwtl.data import load_pool
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from made_up import COLUMNS, cell, grid, write_csv
 
-from monai_kwtl.benchmark.methods import METHODS as GRID_METHODS
-from monai_kwtl.benchmark.missing import missing_cells
-from monai_kwtl.benchmark.rows import METHODS, merged_rows, read_rows, read_times, rows_text
+from monai_kwtl.benchmark.plan.methods import METHODS as GRID_METHODS
+from monai_kwtl.benchmark.plan.rows import METHODS, merged_rows, missing_cells, read_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
 
 

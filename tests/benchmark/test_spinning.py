@@ -14,9 +14,9 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 @pytest.fixture
 def stages(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark_stages
+    import speed_stages
 
-    return benchmark_stages
+    return speed_stages
 
 
 def test_ratios_are_of_medians_with_and_without_the_setting(stages, monkeypatch, tmp_path):

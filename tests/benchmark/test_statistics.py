@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from monai_kwtl.benchmark.statistics import (
+from monai_kwtl.benchmark.analysis.statistics import (
     area_under_curve,
     bootstrap_interval,
     compare,

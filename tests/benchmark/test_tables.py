@@ -8,7 +8,7 @@ import statistics
 import pytest
 from made_up import cell, grid, write_csv
 
-from monai_kwtl.benchmark.differences import (
+from monai_kwtl.benchmark.analysis.differences import (
     ablation_table,
     area_difference_table,
     area_table,
@@ -19,9 +19,8 @@ from monai_kwtl.benchmark.differences import (
     verdict_table,
     window_table,
 )
-from monai_kwtl.benchmark.layout import Column, Table, shown
-from monai_kwtl.benchmark.rows import read_rows
-from monai_kwtl.benchmark.tables import (
+from monai_kwtl.benchmark.analysis.layout import Column, Table, shown
+from monai_kwtl.benchmark.analysis.tables import (
     budget_table,
     grouped,
     paper_numbers,
@@ -30,6 +29,7 @@ from monai_kwtl.benchmark.tables import (
     short_table,
     time_table,
 )
+from monai_kwtl.benchmark.plan.rows import read_rows
 
 PAPER = paper_numbers()
 

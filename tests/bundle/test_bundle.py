@@ -21,15 +21,16 @@ from PIL import Image
 from stage_here import command, random_weights, run
 from stage_process import CONFIGS, ROOT
 
-from monai_kwtl import bundle
+from monai_kwtl.bundle import failures, paths
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import MEASURES
-from monai_kwtl.strategies import STRATEGIES
+from monai_kwtl.networks import weights
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.scoring.measures import MEASURES
+from monai_kwtl.selection.strategies import STRATEGIES
 from monai_kwtl.synthetic import make_pool
 
 STAGES = ("select", "inference", "evaluate", "pretext", "train", "meta_train")
-SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "monai_kwtl" / "project" / "selection.schema.json").read_text())
 QUICK = {"pretext": "skip", "window": 32, "step": 16, "report": "false", "tensorboard": "false", "amp": "false"}
 
 
@@ -89,7 +90,7 @@ def test_results_go_below_output_of_the_current_folder_and_are_named_after_the_d
 def test_without_any_argument_a_pool_is_made_and_used(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = {"count": 2, "height": 64, "width": 80, "seed": 1}  # the demo pool takes ten seconds
-    monkeypatch.setattr(bundle, "make_demo_pool", lambda folder: make_pool(folder, "fluorescence", **small))
+    monkeypatch.setattr(paths, "make_demo_pool", lambda folder: make_pool(folder, "fluorescence", **small))
     arguments = ["--config_file", home / "bundles/kwtl/configs/select.json", "--args_file", ROOT / "configs/smoke.json"]
     made = {}
     for overwrite in ("false", "true"):
@@ -319,7 +320,7 @@ def test_select_takes_every_kind_of_image(mixed, tmp_path):
 
 def _say(error, capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    bundle.one_line_errors()
+    failures.one_line_errors()
     sys.excepthook(type(error), error, error.__traceback__)
     return capsys.readouterr().err
 
@@ -378,17 +379,17 @@ def test_an_interrupted_stage_says_so(capsys, monkeypatch):
 
 
 def test_results_are_not_put_among_the_images(home, tmp_path):
-    assert bundle.place(str(home / "my_images"), str(tmp_path), "select").output == tmp_path
-    assert bundle.place(str(home / "my_images"), str(home / "my_images"), "select").output == home / "my_images"
+    assert paths.place(str(home / "my_images"), str(tmp_path), "select").output == tmp_path
+    assert paths.place(str(home / "my_images"), str(home / "my_images"), "select").output == home / "my_images"
     (tmp_path / "link").symlink_to(home / "my_images" / "images")
     for folder in (home / "my_images" / "images", tmp_path / "link"):
         with pytest.raises(KWTLError, match="is the folder of the images themselves; choose another --output_dir"):
-            bundle.place(str(home / "my_images" / "images"), str(folder), "inference")
+            paths.place(str(home / "my_images" / "images"), str(folder), "inference")
         with pytest.raises(KWTLError, match="themselves"):
-            bundle.place(str(home / "my_images"), str(folder), "inference")
+            paths.place(str(home / "my_images"), str(folder), "inference")
 
 
 def test_values_that_are_not_finite_are_found():
     state = {"a": torch.ones(2), "b": torch.tensor([1.0, float("inf")]), "c": torch.ones(1, dtype=torch.long)}
-    assert bundle.not_finite(state) == ["b"]
-    assert bundle.not_finite({"a": torch.tensor(float("nan"))}) == ["a"]
+    assert weights.not_finite(state) == ["b"]
+    assert weights.not_finite({"a": torch.tensor(float("nan"))}) == ["a"]

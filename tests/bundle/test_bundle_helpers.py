@@ -16,20 +16,16 @@ from stage_here import run
 from torch import nn
 
 import monai_kwtl
-from monai_kwtl import bundle
-from monai_kwtl.bundle import (
-    bundle_root,
-    choose_device,
-    file_sha256,
-    load_weights,
-    one_line_errors,
-    place,
-    score_settings,
-    start,
-    versions,
-)
+from monai_kwtl.bundle import paths
+from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.paths import bundle_root, place
+from monai_kwtl.bundle.provenance import score_settings, versions
+from monai_kwtl.bundle.workflow import start
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.utils.hashing import file_sha256
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
@@ -139,7 +135,7 @@ def test_results_are_named_after_data_set_and_stage(tmp_path, monkeypatch):
 
 def test_without_a_data_set_there_is_the_demo_pool(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(bundle, "make_demo_pool", made.append)
+    monkeypatch.setattr(paths, "make_demo_pool", made.append)
     assert place(None, None, "select") == (Path("output/demo/pool"), Path("output/demo/select"))
     assert place(None, None, "pretext").dataset == Path("output/demo/pool"), "the stages share it"
     assert place(None, tmp_path / "out", "select") == (tmp_path / "out" / "pool", tmp_path / "out")

@@ -56,7 +56,11 @@ def test_a_training_is_saved_and_resumed_whatever_handlers_a_user_gives(name):
     life = config["train"]["trainer"]["train_handlers"]
     assert all(f"@{part}" in life for part in ("log", "saver", "checkpoint", "train::handlers"))
     targets = [handler["_target_"] for handler in config["train"]["handlers"]]  # MONAI asks each for it
-    own = {"LrScheduleHandler", "monai_kwtl.support.HeldOutValidation", "monai_kwtl.handlers.ProgressLog"}
+    own = {
+        "LrScheduleHandler",
+        "monai_kwtl.handlers.validation.HeldOutValidation",
+        "monai_kwtl.handlers.progress.ProgressLog",
+    }
     assert set(targets) <= own
 
 

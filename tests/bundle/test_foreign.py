@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from monai_kwtl.bundle.failures import message_for_user
+from monai_kwtl.bundle.foreign import TRAINING_OPTIONS, check_data, harmless, training_options
+from monai_kwtl.bundle.workflow import StageWorkflow
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.failures import message_for_user
-from monai_kwtl.foreign import TRAINING_OPTIONS, check_data, harmless, training_options
-from monai_kwtl.networks import FCRN
-from monai_kwtl.workflow import StageWorkflow
+from monai_kwtl.networks.fcrn import FCRN
 
-BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "kwtl"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "kwtl"
 EVALUATED = ["$1 + 1", " $x", "@imports", "%configs/train.json::steps", "x.__class__", "\n@seed"]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from stage_process import CONFIGS
 
+from monai_kwtl.bundle.options import _CHECKS, check_knobs, checked_options
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
-from monai_kwtl.knobs import _CHECKS, check_knobs, checked_options
 
 STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json"]
 

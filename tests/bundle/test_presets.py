@@ -6,10 +6,10 @@ import pytest
 from monai.bundle import ConfigParser
 from stage_process import CONFIGS
 
+from monai_kwtl.bundle.presets import PRESETS, default_strategy, preset_value
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.presets import PRESETS, default_strategy, preset_value
-from monai_kwtl.strategies import STRATEGIES
-from monai_kwtl.support import loss_function
+from monai_kwtl.losses import loss_function
+from monai_kwtl.selection.strategies import STRATEGIES
 
 SETTINGS = {"select": ("strategy",), "train": ("loss", "learning_rate", "falling_rate")}
 CHOSEN = {"strategy": "chosen_strategy"}  # where a part of the config chooses

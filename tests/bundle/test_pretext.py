@@ -19,17 +19,13 @@ from skimage.filters import threshold_otsu
 from stage_here import as_before, command, random_weights, run
 from stage_process import CONFIGS
 
-from monai_kwtl.data import load_pool
+from monai_kwtl.bundle.pretext import auto_pretext
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.pretext import (
-    auto_pretext,
-    choose_pseudo_label,
-    preview_sheet,
-    pseudo_labelled,
-    show_preview,
-    spread,
-)
+from monai_kwtl.report.pseudo_labels import preview_sheet, show_preview
 from monai_kwtl.transforms import PseudoLabel
+from monai_kwtl.utils.sampling import spread
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,7 @@ from stage_here import random_weights
 from stage_process import CONFIGS, ROOT
 
 import monai_kwtl
-from monai_kwtl import cli, threads
-from monai_kwtl.commands import doctor
+from monai_kwtl.cli import doctor, main, threads
 from monai_kwtl.errors import KWTLError
 
 
@@ -32,7 +31,7 @@ def hook(monkeypatch):
 def kwtl(capsys, *arguments):
     """Run a command in this process; exit status, stdout and stderr."""
     try:
-        status = cli.main([str(argument) for argument in arguments])
+        status = main.main([str(argument) for argument in arguments])
     except SystemExit as end:
         status = end.code
     return status, *capsys.readouterr()
@@ -40,11 +39,12 @@ def kwtl(capsys, *arguments):
 
 # --- how threads wait -------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of PyTorch's other builds says it in other words")
 def test_threads_of_a_command_sleep_while_they_wait(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(ROOT)}
-    program = "from monai_kwtl.cli import main; raise SystemExit(main())"
+    program = "from monai_kwtl.cli.main import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, "data", str(tmp_path / "none")]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     # by OpenMP itself, when it is loaded
@@ -63,15 +63,15 @@ def test_threads_wait_as_the_user_chose(monkeypatch):
 def test_help_names_every_command(capsys):
     status, out, err = kwtl(capsys, "--help")
     assert (status, err) == (0, "")
-    for name, (_, summary) in cli.COMMANDS.items():
+    for name, (_, summary) in main.COMMANDS.items():
         assert re.search(rf"^\s+{name}\s", out, re.MULTILINE) and "".join(summary.split()) in "".join(out.split())
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", list(main.COMMANDS))
 def test_every_command_explains_itself(capsys, command):
     status, out, err = kwtl(capsys, command, "--help")
     assert (status, err) == (0, "")
-    assert f"usage: kwtl {command}" in out and cli.COMMANDS[command][1][1:10] in out
+    assert f"usage: kwtl {command}" in out and main.COMMANDS[command][1][1:10] in out
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -96,7 +96,7 @@ def test_mistakes_are_one_line_and_status_1(capsys, arguments, words):
 
 def test_errors_of_the_user_are_one_line(capsys, tmp_path):
     with pytest.raises(KWTLError) as error:
-        cli.main(["data", str(tmp_path / "none")])
+        main.main(["data", str(tmp_path / "none")])
     sys.excepthook(error.type, error.value, error.tb)  # as Python does at the end of the program
     out, err = capsys.readouterr()
     assert out == ""
@@ -105,7 +105,7 @@ def test_errors_of_the_user_are_one_line(capsys, tmp_path):
 
 def test_the_program_is_called_kwtl():
     (program,) = importlib.metadata.entry_points(group="console_scripts", name="kwtl")
-    assert program.load() is cli.main
+    assert program.load() is main.main
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_data_refuses_what_is_no_data_set(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments in ([tmp_path / "none"], [tmp_path / "empty"], [folder, "--labels", tmp_path / "empty"]):
         with pytest.raises(KWTLError):
-            cli.main(["data", *map(str, arguments)])
+            main.main(["data", *map(str, arguments)])
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from monai_kwtl.crop_places import FEWEST, PLACES, matching_chances
-from monai_kwtl.crops import CropDataset
+from monai_kwtl.data.crop_sampler import FEWEST, PLACES, matching_chances
+from monai_kwtl.data.crops import CropDataset
 from monai_kwtl.errors import KWTLError
 
 

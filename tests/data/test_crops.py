@@ -13,11 +13,11 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
-from monai_kwtl.crop_images import CropImage, draw_start
-from monai_kwtl.crops import CropDataset, GridCropDataset, prepare_crops
+from monai_kwtl.data.crop_images import CropImage, draw_start
+from monai_kwtl.data.crops import CropDataset, GridCropDataset, prepare_crops
+from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE
-from monai_kwtl.tuning_trainer import TuningTrainer
 
 
 @dataclass

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_kwtl.data import find_images
+from monai_kwtl.data.folders import base_name, find_images
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.folders import base_name
 
 
 def touch(folder, *names):

@@ -17,16 +17,10 @@ from monai.data import Dataset, MetaTensor
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from monai_kwtl import data
-from monai_kwtl.data import (
-    LoadMicroscopyd,
-    describe_label_values,
-    find_images,
-    load_pool,
-    read_image,
-    read_label,
-    scan_images,
-)
+from monai_kwtl.data import loading, pool
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.loading import LoadMicroscopyd, describe_label_values, read_image, read_label
+from monai_kwtl.data.pool import load_pool, scan_images
 from monai_kwtl.errors import KWTLError
 
 
@@ -107,8 +101,8 @@ def test_scanning_again_changes_nothing_and_order_does_not_matter(mixed):
 
 def test_a_file_is_hashed_once_whatever_its_pages(mixed, monkeypatch):
     folder, _ = mixed
-    hashed, original = [], data._sha256
-    monkeypatch.setattr(data, "_sha256", lambda path: (hashed.append(Path(path).name), original(path))[1])
+    hashed, original = [], pool._sha256
+    monkeypatch.setattr(pool, "_sha256", lambda path: (hashed.append(Path(path).name), original(path))[1])
     load_pool(folder)
     assert sorted(hashed) == ["colour.bmp", "deep.png", "grey.png", "stack.ome.tif", "volume.nii.gz"]
 
@@ -118,8 +112,9 @@ def test_large_images_are_not_decoded_when_scanned(tmp_path, rng, monkeypatch):
     tifffile.imwrite(tmp_path / "b.tif", pixels)
     tifffile.imwrite(tmp_path / "short.tif", pixels)
     (tmp_path / "short.tif").write_bytes((tmp_path / "short.tif").read_bytes()[:-1])
-    monkeypatch.setattr(data, "DECODE_LIMIT", 1000)
-    monkeypatch.setattr(data, "checked", None)
+    monkeypatch.setattr(pool, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(loading, "DECODE_LIMIT", 1000)
+    monkeypatch.setattr(pool, "checked", None)
     items = load_pool(tmp_path)
     assert [(i["name"], i["height"], i["width"]) for i in items] == [("a.png", 20, 51), ("b.tif", 20, 51)]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_kwtl import sources as module
-from monai_kwtl.crops import CropDataset
-from monai_kwtl.data import load_pool
+from monai_kwtl.data import sources as module
+from monai_kwtl.data.crops import CropDataset
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.sources import load_sources, simulated_sources, source_crops, source_folders, sources_hash
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.sources import load_sources, simulated_sources, source_crops, source_folders, sources_hash
 from monai_kwtl.synthetic import DOMAINS, make_pool
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from monai_kwtl.data import split_pool_test
+from monai_kwtl.data.splits import split_pool_test
 from monai_kwtl.errors import KWTLError
 
 

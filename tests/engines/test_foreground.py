@@ -11,10 +11,11 @@ from stage_process import Death, run_stage_together
 from stage_process import run as run_stage
 from torch import nn
 
-from monai_kwtl.data import load_pool
+from monai_kwtl.benchmark.experiments.threshold import THRESHOLDS, decision_threshold
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.engines.foreground import foreground_share, share_for
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.foreground import THRESHOLDS, decision_threshold, foreground_share, share_for
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import make_pool
 
 

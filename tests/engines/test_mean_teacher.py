@@ -15,26 +15,21 @@ from stage_process import CONFIGS, Death, run
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_kwtl import mean_teacher
-from monai_kwtl.bundle import load_weights
-from monai_kwtl.crops import CropDataset, prepare_crops
-from monai_kwtl.data import load_pool
-from monai_kwtl.distributed import Ranks
+from monai_kwtl.data.crops import CropDataset, prepare_crops
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.pseudo_labels import unlabelled_images
+from monai_kwtl.engines import mean_teacher
+from monai_kwtl.engines.mean_teacher import MeanTeacherTrainer, OwnStatistics, consistency_weight, make_teacher
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE
-from monai_kwtl.mean_teacher import (
-    MeanTeacherTrainer,
-    OwnStatistics,
-    consistency_weight,
-    make_teacher,
-    unlabelled_images,
-)
 from monai_kwtl.metrics import overlap
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics
-from monai_kwtl.pipeline_tune import fit
-from monai_kwtl.scoring import normalize
-from monai_kwtl.support import read_support
+from monai_kwtl.networks.batch_norm import batch_norm_layers, estimate_batch_norm_statistics
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.pipeline.tuning import fit
+from monai_kwtl.project.support_set import read_support
+from monai_kwtl.transforms.functional import normalize
+from monai_kwtl.utils.distributed import Ranks
 
 
 def cells(seed, height=48, width=60):

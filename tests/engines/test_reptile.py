@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_kwtl.reptile import BUFFERS, counters_in_a_row, floats_in_a_row, move_towards, network_state, restore
+from monai_kwtl.engines.reptile import BUFFERS, counters_in_a_row, floats_in_a_row, move_towards, network_state, restore
 
 
 def make_network(seed=0):

@@ -14,12 +14,11 @@ from monai.engines.utils import IterationEvents
 from stage_process import run_together
 from torch import nn
 
-from monai_kwtl.crops import CropDataset
-from monai_kwtl.engines import ReptileTrainer
+from monai_kwtl.data.crops import CropDataset
+from monai_kwtl.engines.reptile import ReptileTrainer, counters_in_a_row, floats_in_a_row, move_towards, network_state
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.metrics import overlap
-from monai_kwtl.reptile import counters_in_a_row, floats_in_a_row, move_towards, network_state
 
 LR, DECAY = 1e-3, 5e-4
 
@@ -272,7 +271,7 @@ def test_a_config_can_say_it_all():
         {
             "network": "$tests_network",
             "trainer": {
-                "_target_": "monai_kwtl.engines.ReptileTrainer",
+                "_target_": "monai_kwtl.engines.reptile.ReptileTrainer",
                 "device": "cpu",
                 "max_epochs": 1,
                 "sources": "$tests_sources",

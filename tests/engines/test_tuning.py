@@ -22,22 +22,15 @@ from tensorboard.summary.writer import event_file_writer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from monai_kwtl.checkpoints import fingerprint
-from monai_kwtl.crops import CropDataset, GridCropDataset
-from monai_kwtl.data import load_pool
+from monai_kwtl.data.crops import CropDataset, GridCropDataset, crop_dataset
+from monai_kwtl.data.pool import load_pool, pool_hash
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.support import hold_out, read_support
+from monai_kwtl.handlers.checkpoint import fingerprint
+from monai_kwtl.handlers.training_log import TrainingSummary, TuningLog, linear_decay, results_of
+from monai_kwtl.handlers.weights_saver import WeightsSaver
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.project.support_set import hold_out, read_support
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.tuning import (
-    TrainingSummary,
-    TuningLog,
-    WeightsSaver,
-    crop_dataset,
-    linear_decay,
-    pool_hash,
-    results_of,
-)
 
 QUICK = {"device": "cpu", "amp": "false", "crop": 24}
 

@@ -13,10 +13,10 @@ from stage_process import CONFIGS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_kwtl.crops import CropDataset
+from monai_kwtl.data.crops import CropDataset
+from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE
-from monai_kwtl.tuning_trainer import TuningTrainer
 
 
 def crops(known=True, wrong=False):

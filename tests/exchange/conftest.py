@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_kwtl.data import load_pool
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import dump_selection
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.selection.regions import Region, cost_of
 from monai_kwtl.synthetic import make_pool
 
 BOXES = [(0, 0, 40, 33), (5, 20, 31, 45), (50, 15, 40, 50)]  # x, y, width, height; the first two overlap, on one image

@@ -17,10 +17,10 @@ import torch
 import yaml
 from PIL import Image
 
-from monai_kwtl.cli import main
+from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.model_package import torchscript
-from monai_kwtl.networks import FCRN
+from monai_kwtl.exchange.bioimageio import torchscript
+from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import simulate
 
 HEIGHT, WIDTH = 136, 200
@@ -131,7 +131,7 @@ def test_nothing_of_this_machine_is_in_it(contents: dict[str, bytes], images: Pa
     with zipfile.ZipFile(io.BytesIO(contents["weights-torchscript.pt"])) as archive:
         inner = {name: archive.read(name) for name in archive.namelist()}
     for name, content in {**contents, **inner}.items():
-        for place in (str(Path(__file__).parent.parent), sys.prefix, str(images)):
+        for place in (str(Path(__file__).parents[2]), sys.prefix, str(images)):
             assert place.encode() not in content, (name, place)
 
 

@@ -9,10 +9,10 @@ import pytest
 from small_disks import file_limit, mounted
 from test_work import files, save_masks
 
-from monai_kwtl.cli import main
+from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.work import TOOLS
-from monai_kwtl.mask_record import read_record
+from monai_kwtl.exchange.handout import TOOLS
+from monai_kwtl.project.mask_index import read_record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as on Linux")
 

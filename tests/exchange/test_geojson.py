@@ -11,8 +11,8 @@ import shapely
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Handout
 from monai_kwtl.exchange.geojson import read_qupath, write_qupath
-from monai_kwtl.raster import number_objects
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.selection.regions import Region
 
 FIRST = Region(1, "images/a.png", None, "0" * 64, 10, 20, 30, 25, 1.0)
 SECOND = Region(2, "images/a.png", None, "0" * 64, 60, 20, 30, 25, 0.5)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.work import export_regions, import_regions
-from monai_kwtl.mask_record import read_record
-from monai_kwtl.next_round import taken_regions
-from monai_kwtl.project import read_project, regions_of, update_project
-from monai_kwtl.rounds import curve
-from monai_kwtl.support import read_support
+from monai_kwtl.exchange.handout import export_regions, import_regions
+from monai_kwtl.project.history import curve
+from monai_kwtl.project.mask_index import read_record
+from monai_kwtl.project.next_round import taken_regions
+from monai_kwtl.project.project_file import read_project, regions_of, update_project
+from monai_kwtl.project.support_set import read_support
 
 CASES = settings(
     max_examples=150,

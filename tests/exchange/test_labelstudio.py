@@ -16,10 +16,9 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Handout
-from monai_kwtl.exchange.brush import decode_brush, encode_brush
-from monai_kwtl.exchange.labelstudio import read_labelstudio, write_labelstudio
-from monai_kwtl.raster import number_objects
-from monai_kwtl.selection import Region
+from monai_kwtl.exchange.labelstudio import decode_brush, encode_brush, read_labelstudio, write_labelstudio
+from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.selection.regions import Region
 
 REGIONS = [Region(rank, "a.png", None, "0" * 64, 5, 6, 21, 17, 1.0) for rank in (1, 2)]
 NAMES = ["001_a_x5_y6.png", "002_a_x5_y6.png"]

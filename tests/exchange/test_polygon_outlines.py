@@ -12,7 +12,7 @@ from matplotlib.path import Path as MatplotlibPath
 from scipy import ndimage
 from skimage.draw import disk
 
-from monai_kwtl.raster import make_polygon, mask_polygons, number_objects, paint, paint_rings, ring_arrays
+from monai_kwtl.exchange.polygons import make_polygon, mask_polygons, number_objects, paint, paint_rings, ring_arrays
 
 
 def painted(geometry, shape, x=0, y=0):
@@ -121,7 +121,7 @@ def test_crossings_are_worked_out_in_parts_to_the_same_mask(monkeypatch):
     ring = ring_arrays([np.random.default_rng(4).uniform(0, 60, (70, 2))])
     whole, in_parts = np.zeros((2, 60, 61), dtype=bool)
     paint_rings(whole, ring)
-    monkeypatch.setattr("monai_kwtl.raster._AT_ONCE", 7)
+    monkeypatch.setattr("monai_kwtl.exchange.polygons._AT_ONCE", 7)
     paint_rings(in_parts, ring)
     assert whole.any() and np.array_equal(whole, in_parts)
 

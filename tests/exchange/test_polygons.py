@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from monai_kwtl.raster import make_polygon, paint
+from monai_kwtl.exchange.polygons import make_polygon, paint
 
 
 def rasterize(polygons, shape):

@@ -14,12 +14,12 @@ import tifffile
 from PIL import Image
 from stage_here import random_weights, run
 
-from monai_kwtl.cli import main
+from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, resolve
-from monai_kwtl.exchange.work import TOOLS, export_regions, import_regions
-from monai_kwtl.mask_record import read_record
-from monai_kwtl.support import read_support
+from monai_kwtl.exchange.handout import TOOLS, export_regions, import_regions
+from monai_kwtl.project.mask_index import read_record
+from monai_kwtl.project.support_set import read_support
 
 SPOTS = [(8, 8, 9), (10, 30, 9), (20, 20, 9)]  # row, column, side of a square in each region, not those of the truth
 

@@ -11,10 +11,11 @@ from ignite.engine import Engine
 from monai.networks.nets import UNet
 from PIL import Image
 
-from monai_kwtl.adaptation import BatchNormAdapter, _read, pool_batches, pool_sample
-from monai_kwtl.data import load_pool
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import batch_norm_layers, estimate_batch_norm_statistics
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.pool_batches import _read, pool_batches, pool_sample
+from monai_kwtl.handlers.batch_norm import BatchNormAdapter
+from monai_kwtl.networks.batch_norm import batch_norm_layers, estimate_batch_norm_statistics
+from monai_kwtl.networks.fcrn import FCRN
 
 SMALL = (3, 4, 5, 6)
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from monai_kwtl import checkpoints
-from monai_kwtl.checkpoints import StageCheckpoint, save_atomically
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.handlers import checkpoint as checkpoint_module
+from monai_kwtl.handlers.checkpoint import StageCheckpoint
+from monai_kwtl.networks.weights import save_atomically
 
 SETTINGS = {"stage": "train", "seed": 0, "learning_rate": 1e-2}
 STEPS = 12
@@ -300,7 +301,7 @@ def test_weights_without_a_usable_note_are_not_taken_for_finished(tmp_path, note
 
 
 def test_another_process_than_the_first_writes_and_removes_nothing(saved, monkeypatch):
-    monkeypatch.setattr(checkpoints, "is_main_process", lambda: False)
+    monkeypatch.setattr(checkpoint_module, "is_main_process", lambda: False)
     before = saved.read_bytes()
     train(make(saved.parent)[2])
     assert saved.read_bytes() == before

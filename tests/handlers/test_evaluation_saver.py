@@ -19,10 +19,11 @@ from PIL import Image
 from read_log import Log
 from stage_here import random_weights, run
 
+from monai_kwtl.data.pool import labelled
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.evaluation import EvaluationSaver, error_overlay, labelled
+from monai_kwtl.handlers.evaluation_saver import EvaluationSaver, error_overlay
 from monai_kwtl.metrics import overlap
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
 
 QUICK = {"device": "cpu", "amp": "false"}
 # name in the tables, page, file of the mask that inference.json writes; all but the last have a label

@@ -12,7 +12,8 @@ from ignite.engine import Engine
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.masks import MaskSaver, mask_file_names
+from monai_kwtl.handlers.mask_saver import MaskSaver
+from monai_kwtl.project.file_names import mask_file_names
 
 
 def item(name, page=None):

@@ -9,9 +9,9 @@ import sys
 import pytest
 from ignite.engine import Engine, Events
 
-from monai_kwtl import handlers
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.handlers import ProgressLog
+from monai_kwtl.handlers import progress as progress_module
+from monai_kwtl.handlers.progress import ProgressLog
 
 
 class Clock:
@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(handlers.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(progress_module.time, "monotonic", clock.monotonic)
     return clock
 
 

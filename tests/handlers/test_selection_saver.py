@@ -14,12 +14,13 @@ from ignite.engine import Engine
 from PIL import Image
 from read_log import Log
 
-from monai_kwtl.data import load_pool
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.handlers import SelectionSaver, check_request, checked_budget
-from monai_kwtl.score_store import ScoreStore
-from monai_kwtl.selection import Budget
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.handlers.selection_saver import SelectionSaver, check_request
+from monai_kwtl.scoring.store import ScoreStore
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.select import checked_budget
+from monai_kwtl.windows.grid import WindowGrid
 
 WINDOW, STEP = 16, 9
 
@@ -183,7 +184,7 @@ def test_a_disk_that_fills_up_leaves_the_selection_before_with_its_report(pool, 
     def full(*arguments, **knobs):
         raise KWTLError("the disk is full")
 
-    monkeypatch.setattr("monai_kwtl.handlers.write_selection", full)
+    monkeypatch.setattr("monai_kwtl.handlers.selection_saver.write_selection", full)
     with pytest.raises(KWTLError, match="the disk is full"):
         saver.save()
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before

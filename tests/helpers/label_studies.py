@@ -12,9 +12,9 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.label.template import find_bundle, make_app
+from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.label.state.weights import ModelFolder
 
 SETTINGS = {"window": 64, "step": 16, "steps": 3, "crop": 32, "batch_size": 2, "score_at_start": False, "amp": False}
 # height, width: none is square

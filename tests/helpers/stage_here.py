@@ -19,7 +19,7 @@ import torch
 from monai.utils import misc
 from stage_process import CONFIGS, Ended
 
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
 
 
 def random_weights(path: Path, seed: int = 0) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "kwtl" / "configs"
 # the optimisers of PyTorch import its compiler, which takes a second
 WARM = ["monai.bundle", "monai.engines", "tensorboard", "fire", "torch.utils.tensorboard"]

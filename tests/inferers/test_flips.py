@@ -9,9 +9,9 @@ from PIL import Image
 from stage_here import random_weights, run
 from torch import nn
 
-from monai_kwtl.flips import FlippedInferer
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
+from monai_kwtl.inferers.flips import FlippedInferer
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN
 
 
 @pytest.fixture(scope="module")

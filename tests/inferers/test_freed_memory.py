@@ -8,7 +8,7 @@ import pytest
 
 GIVEN_BACK = """
     import re, sys
-    from monai_kwtl.allocator import give_back_freed_memory, keep_freed_memory
+    from monai_kwtl.inferers.memory import give_back_freed_memory, keep_freed_memory
 
     assert keep_freed_memory()
     import numpy as np

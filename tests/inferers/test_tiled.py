@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import AutocastInferer, TiledInferer, native_bfloat16
-from monai_kwtl.networks import FCRN
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.autocast import AutocastInferer, native_bfloat16
+from monai_kwtl.networks.fcrn import FCRN
 
 REACH = 23  # pixels; what a test below measures
 

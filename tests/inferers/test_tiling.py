@@ -7,14 +7,14 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from monai_kwtl import inferers
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
-from monai_kwtl.score_tiles import scored_tiles
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.slides import ImageInMemory
-from monai_kwtl.tiling import HALOS, exact_halo
+from monai_kwtl.inferers import tiled
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.inferers.tiling import HALOS, exact_halo
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.readers.slides import ImageInMemory
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.tiles import scored_tiles
 
 SMALL = (4, 4, 8, 8)
 
@@ -101,7 +101,7 @@ def test_scores_of_a_network_with_instance_norm_are_those_of_the_whole_image():
 
 
 def test_an_image_too_large_for_the_whole_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr(inferers, "LARGEST_WHOLE", 10_000)
+    monkeypatch.setattr(tiled, "LARGEST_WHOLE", 10_000)
     x = torch.zeros(1, 1, 160, 128)
     with torch.no_grad(), pytest.raises(KWTLError, match="BasicUNet predicts a part .* 160 x 128 pixels are too many"):
         TiledInferer(tile=64)(x, unet("instance"))

@@ -33,7 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a network that was never trained."""
     import torch
 
-    from monai_kwtl.networks import FCRN
+    from monai_kwtl.networks.fcrn import FCRN
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.pt"

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.scoring import KWTLScoring
 from monai_kwtl.label.settings import read_settings
-from monai_kwtl.label.sidecar import SIDECAR_NAME, Box, Sidecar
-from monai_kwtl.label.studies import Studies, image_id
-from monai_kwtl.label.train import KWTLTrain
+from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
+from monai_kwtl.label.state.studies import Studies, image_id
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.label.tasks.scoring import KWTLScoring
+from monai_kwtl.label.tasks.train import KWTLTrain
+from monai_kwtl.windows.box import Box
 
 CONFIRM = ["empty", "full", "picture"]
 

@@ -13,13 +13,15 @@ import torch
 from label_studies import SETTINGS, SIZES, needs_monailabel
 from PIL import Image
 
-from monai_kwtl.data import load_pool, read_image
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.label.client import LabelServer
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.sidecar import Sidecar
-from monai_kwtl.raster import make_polygon, paint
-from monai_kwtl.scoring import ScoreMapInferer, normalize
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.exchange.polygons import make_polygon, paint
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.label.client.client import LabelServer
+from monai_kwtl.label.state.database import Sidecar
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.transforms.functional import normalize
 
 pytestmark = needs_monailabel
 

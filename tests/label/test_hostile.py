@@ -15,7 +15,7 @@ from hostile_requests import CALLS, TRAINING, evaluated, hostile_requests
 from label_studies import needs_monailabel
 from PIL import Image
 
-from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.state.weights import ModelFolder
 
 pytestmark = needs_monailabel
 

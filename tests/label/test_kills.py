@@ -16,8 +16,9 @@ import pytest
 from label_studies import needs_monailabel, write_app, write_studies
 from PIL import Image
 
-from monai_kwtl.bundle import file_sha256
-from monai_kwtl.label.sidecar import SIDECAR_NAME, Box, Sidecar
+from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
+from monai_kwtl.utils.hashing import file_sha256
+from monai_kwtl.windows.box import Box
 
 pytestmark = [
     needs_monailabel,
@@ -58,7 +59,7 @@ def check(studies: Path, labels: Labels, sent: tuple | None, caplog) -> None:
     """Start again: what was acknowledged is there, what was sent last is there wholly or not at all."""
     from kill_workers import parts
 
-    from monai_kwtl.label.train import labelled_regions
+    from monai_kwtl.label.tasks.train import labelled_regions
 
     caplog.clear()
     images, sidecar, store = parts(studies)
@@ -291,7 +292,7 @@ def test_three_former_versions_of_a_label_are_kept(labelled):
 def processes():
     """Processes that have loaded everything, and computed nothing, to fork from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["monai_kwtl.label.train"])
+    context.set_forkserver_preload(["monai_kwtl.label.tasks.train"])
     return context
 
 
@@ -354,7 +355,7 @@ def test_scorings_and_trainings_that_are_killed_leave_labels_and_weights(
 ):
     import kill_workers
 
-    from monai_kwtl.label.models import ModelFolder
+    from monai_kwtl.label.state.weights import ModelFolder
 
     studies = tmp_path / "studies"
     truth = write_studies(studies, {"a.png": (70, 90), "b.tif": (80, 100)})
@@ -380,9 +381,9 @@ def trainer(tmp_path, weights):
     """A trainer over labelled studies that keeps a checkpoint of every step, its store, and the folder of its app."""
     import kill_workers
 
-    from monai_kwtl.label.models import ModelFolder
     from monai_kwtl.label.settings import read_settings
-    from monai_kwtl.label.train import KWTLTrain
+    from monai_kwtl.label.state.weights import ModelFolder
+    from monai_kwtl.label.tasks.train import KWTLTrain
 
     def make(name: str):
         studies = tmp_path / name / "studies"
@@ -402,7 +403,7 @@ def trainer(tmp_path, weights):
 def test_an_interrupted_training_is_known_and_goes_on_to_the_weights_of_an_uninterrupted_one(trainer, monkeypatch):
     from fastapi import HTTPException
 
-    from monai_kwtl.checkpoints import StageCheckpoint
+    from monai_kwtl.handlers.checkpoint import StageCheckpoint
 
     train, store, models = trainer("whole")
     train({"rescore": False, "seed": 5}, store)

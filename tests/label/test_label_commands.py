@@ -13,20 +13,20 @@ from label_studies import write_app, write_studies
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client import put_labels
-from monai_kwtl.label.doctor import app_findings, studies_findings
-from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.label.client.client import put_labels
+from monai_kwtl.label.client.doctor import app_findings, studies_findings
+from monai_kwtl.label.client.launch import access_line, is_loopback, server_command, server_environment, server_token
 from monai_kwtl.label.settings import LabelSettings, read_settings
-from monai_kwtl.label.start import access_line, is_loopback, server_command, server_environment, server_token
-from monai_kwtl.label.studies import Studies, image_id
-from monai_kwtl.label.template import find_bundle, make_app
-from monai_kwtl.networks import FCRN
+from monai_kwtl.label.state.studies import Studies, image_id
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.networks.fcrn import FCRN
 
 
 def test_the_commands_load_no_monailabel_and_no_server():
     script = (
-        "import sys\nfrom monai_kwtl.cli import build_parser\nbuild_parser('label')\n"
-        "import monai_kwtl.label.client, monai_kwtl.label.template, monai_kwtl.label.start\n"
+        "import sys\nfrom monai_kwtl.cli.main import build_parser\nbuild_parser('label')\n"
+        "import monai_kwtl.label.client.client, monai_kwtl.label.client.app_folder, monai_kwtl.label.client.launch\n"
         "assert not {'monailabel', 'fastapi', 'uvicorn'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -45,7 +45,7 @@ def test_only_loopback_counts_as_closed(host, local):
 
 
 def test_the_server_listens_on_this_machine_alone_unless_told(tmp_path):
-    from monai_kwtl.cli import build_parser
+    from monai_kwtl.cli.main import build_parser
 
     options = build_parser("label").parse_args(["label", "start", "--studies", "x"])
     assert options.host == "127.0.0.1"
@@ -98,10 +98,11 @@ def test_an_image_that_cannot_be_read_is_named_once_and_tried_again_when_it_chan
 def test_images_are_looked_at_again_only_where_they_changed(tmp_path, monkeypatch):
     write_studies(tmp_path, {"a.png": (40, 50), "b.tif": (40, 60)})
     studies, looked = Studies(tmp_path), []
-    from monai_kwtl.label import studies as module
+    from monai_kwtl.data import pool
+    from monai_kwtl.label.state import studies as studies_module
 
-    scan = module.scan_file
-    monkeypatch.setattr(module, "scan_file", lambda item: looked.append(item["name"]) or scan(item))
+    scan = pool.scan_file
+    monkeypatch.setattr(studies_module, "scan_file", lambda item: looked.append(item["name"]) or scan(item))
     first = studies.items()
     assert studies.items() == first and sorted(looked) == ["a.png", "b.tif"]
     Image.new("L", (33, 22)).save(tmp_path / "a.png")
@@ -203,8 +204,8 @@ class Recorder:
 
 
 def test_labels_are_found_by_region_by_image_and_in_coco(tmp_path):
-    from monai_kwtl.selection import Region
-    from monai_kwtl.selection_file import dump_selection
+    from monai_kwtl.project.selection_file import dump_selection
+    from monai_kwtl.selection.regions import Region
 
     regions = [
         Region(1, "a.png", None, "a" * 64, 0, 5, 10, 10, 1.0),

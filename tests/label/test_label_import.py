@@ -7,12 +7,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.label_import import import_label, read_masks, write_masks
-from monai_kwtl.label.sidecar import Lease
-from monai_kwtl.regions import feature_collection
-from monai_kwtl.selection import Region
+from monai_kwtl.label.state.database import Lease
+from monai_kwtl.label.state.labels import import_label, read_masks, write_masks
+from monai_kwtl.project.selection_folder import feature_collection
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.windows.box import Box
 
 HEIGHT, WIDTH = 33, 51
 ITEM = {"name": "a.png", "page": None, "sha256": "1" * 64, "height": HEIGHT, "width": WIDTH}

@@ -10,9 +10,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.outlines import geojson, mask_outlines, read_outlines, xml
-from monai_kwtl.regions import feature_collection
-from monai_kwtl.selection import Region
+from monai_kwtl.label.state.outlines import geojson, mask_outlines, read_outlines, xml
+from monai_kwtl.project.selection_folder import feature_collection
+from monai_kwtl.selection.regions import Region
 
 ITEM = {"name": "images/cells.png", "page": None, "height": 31, "width": 47}
 
@@ -145,11 +145,11 @@ def test_outlines_that_cross_themselves_anywhere_hold_what_they_go_round(tmp_pat
 
 @pytest.mark.parametrize("points", [2_000, 3_000, 100_000])
 def test_the_work_of_an_outline_grows_with_its_size_and_not_with_its_crossings(tmp_path, rng, points, monkeypatch):
-    from monai_kwtl import raster
+    from monai_kwtl.exchange import polygons
 
     crossed = []
-    spans = raster._spans
-    monkeypatch.setattr(raster, "_spans", lambda ring, height: crossed.append(len(ring)) or spans(ring, height))
+    spans = polygons._spans
+    monkeypatch.setattr(polygons, "_spans", lambda ring, height: crossed.append(len(ring)) or spans(ring, height))
     monkeypatch.setattr("shapely.make_valid", None)
     item = ITEM | {"height": 300, "width": 310}
     document = {"type": "Polygon", "coordinates": [rng.uniform(0, 300, (points, 2)).round(1).tolist()]}
@@ -166,7 +166,7 @@ def test_the_work_of_an_outline_grows_with_its_size_and_not_with_its_crossings(t
     ],
 )
 def test_outlines_beyond_the_budget_are_refused_before_they_are_painted(tmp_path, rings, reason, monkeypatch):
-    monkeypatch.setattr("monai_kwtl.label.outlines.paint_rings", None)
+    monkeypatch.setattr("monai_kwtl.label.state.outlines.paint_rings", None)
     item = ITEM | {"height": 20_000, "width": 100}
     for name, document in (
         ("a.geojson", {"type": "Polygon", "coordinates": rings}),

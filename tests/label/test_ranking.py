@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_kwtl.box import Box
-from monai_kwtl.label.ranking import best_images, best_regions, taken_pixels, unscored, without
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.label.state.ranking import best_images, best_regions, taken_pixels, unscored, without
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 SHAPES = [(61, 90), (75, 53), (40, 64)]
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from label_studies import SETTINGS, write_studies
 
-from monai_kwtl import pipeline
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.ranking import best_regions
-from monai_kwtl.label.scoring import KWTLScoring
 from monai_kwtl.label.settings import LabelSettings
-from monai_kwtl.label.sidecar import Sidecar
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.selection import Budget, select_windows
+from monai_kwtl.label.state.database import Sidecar
+from monai_kwtl.label.state.ranking import best_regions
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.label.tasks.scoring import KWTLScoring
+from monai_kwtl.networks import choice
+from monai_kwtl.pipeline import scoring
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.select import select_windows
 
 
 @pytest.fixture
@@ -35,10 +37,10 @@ def scored(tmp_path, weights):
 
 def test_the_server_has_the_scores_of_the_pipeline(scored):
     settings, items, models, kept = scored
-    network = pipeline.adapt(pipeline.load_network(models.current), items, adapt_norm=False).ready()
-    inferer = pipeline.tiles(settings.tile, settings.amp)
-    scorer = pipeline.window_scorer(settings.window, settings.step, features=True, inferer=inferer)
-    for one, other in zip(kept, pipeline.score(items, network, scorer), strict=True):
+    network = scoring.adapt(choice.load_network(models.current), items, adapt_norm=False).ready()
+    inferer = scoring.tiles(settings.tile, settings.amp)
+    scorer = scoring.window_scorer(settings.window, settings.step, features=True, inferer=inferer)
+    for one, other in zip(kept, scoring.score(items, network, scorer), strict=True):
         assert np.array_equal(one.window_scores, other.window_scores)
         assert np.array_equal(one.features, other.features)
 

@@ -20,17 +20,18 @@ import pytest
 from label_studies import SETTINGS, needs_monailabel, write_studies
 from PIL import Image
 
-from monai_kwtl.cli import main
-from monai_kwtl.data import load_pool, read_image
+from monai_kwtl.cli.main import main
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client import LabelServer
-from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar
-from monai_kwtl.label.studies import image_id
-from monai_kwtl.selection_file import read_selection
+from monai_kwtl.label.client.client import LabelServer
+from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
+from monai_kwtl.label.state.studies import image_id
+from monai_kwtl.project.selection_file import read_selection
 
 pytestmark = needs_monailabel
 
-KWTL = [sys.executable, "-c", "from monai_kwtl.cli import main; raise SystemExit(main())", "label"]
+KWTL = [sys.executable, "-c", "from monai_kwtl.cli.main import main; raise SystemExit(main())", "label"]
 
 
 class Ended(NamedTuple):

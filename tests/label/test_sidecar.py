@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pytest
 
-from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.sidecar import Scoring, Sidecar
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.label.state.database import Scoring, Sidecar
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
 
 SCORING = Scoring("kwtl", "m" * 64, "s" * 16, 16, 7)
 

@@ -10,15 +10,15 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import (
+from monai_kwtl.networks.batch_norm import (
     batch_norm_layers,
     batch_norm_statistics,
     estimate_batch_norm_statistics,
-    fold_batch_norm,
     set_batch_norm_statistics,
     use_batch_statistics,
 )
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.optimize import fold_batch_norm
 
 SMALL = (3, 4, 5, 6)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.networks.nets import BasicUNet
 
-from monai_kwtl.bundle import file_sha256
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.network_choice import grey_range, load_network, make_network, network_for, network_note, read_network
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.choice import grey_range, load_network, make_network, network_for, network_note, read_network
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.utils.hashing import file_sha256
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "features": [4, 4, 8, 8, 8, 4], "norm": "batch"}
 
@@ -71,9 +71,9 @@ def test_the_grey_range_of_the_training_is_that_of_later_stages(tmp_path):
         ({"_target_": "monai.networks.nets.torchvision_fc.models"}, "no network is called"),
         ({"_target_": "monai.networks.nets.basic_unet"}, "no network is called"),
         ({"_target_": "$__import__('os')"}, "no network is called"),
-        ({"_target_": "monai_kwtl.networks.FCRN", "features": "$[1]"}, "a value, not an expression"),
-        ({"_target_": "monai_kwtl.networks.FCRN", "norm": ["@x", {}]}, "a value, not an expression"),
-        ({"_target_": "monai_kwtl.networks.FCRN", "norm": ["batch", {"_target_": "os.system"}]}, "is a value"),
+        ({"_target_": "monai_kwtl.networks.fcrn.FCRN", "features": "$[1]"}, "a value, not an expression"),
+        ({"_target_": "monai_kwtl.networks.fcrn.FCRN", "norm": ["@x", {}]}, "a value, not an expression"),
+        ({"_target_": "monai_kwtl.networks.fcrn.FCRN", "norm": ["batch", {"_target_": "os.system"}]}, "is a value"),
         ("FCRN", "network must hold a definition"),
     ],
 )

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN, crop_to_size, pad_to_multiple
-from monai_kwtl.scoring import ScoreMapInferer
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN, crop_to_size, pad_to_multiple
+from monai_kwtl.scoring.score_map import ScoreMapInferer
 
 SIZES = [(1, 1), (1, 9), (7, 5), (8, 8), (37, 61), (255, 257)]
 SMALL = (2, 3, 4, 5)

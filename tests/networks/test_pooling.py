@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from monai_kwtl.networks import FCRN
-from monai_kwtl.pooling import HalvingMaxPool, quick_pooling
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.optimize import HalvingMaxPool, quick_pooling
 
 SMALL = (4, 8, 8, 16)
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from stage_here import random_weights, run
 
-from monai_kwtl.inferers import TiledInferer, native_bfloat16
-from monai_kwtl.processors import instruction_set, onednn_isa
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.autocast import native_bfloat16
+from monai_kwtl.networks.processors import instruction_set, onednn_isa
 from monai_kwtl.synthetic import make_pool
 
-ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((ROOT / "monai_kwtl" / "project" / "selection.schema.json").read_text())
 
 # an instruction set that the processor lacks is no error: oneDNN takes the best one that there is below it
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -42,14 +43,17 @@ selection selection_saver window_inferer
 CHILD = """
 import json, sys
 import numpy as np, torch
-from monai_kwtl.bundle import load_weights
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.selection import Budget, ImageScores, select_regions
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.windows.scores import ImageScores
+from monai_kwtl.selection.select import select_regions
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.data import load_pool, read_image
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
 
 folder, weights = sys.argv[1:]
 make_pool(folder, "fluorescence", count=3, height=150, width=190, seed=4)
@@ -140,7 +144,7 @@ def test_a_selection_says_what_computed_and_kept_scores_of_other_arithmetic_are_
     assert scored and by == {"dtype": "float32", "instruction_set": instruction_set("cpu"), "tile": 96}
     assert select() == (by, first, False)
     assert select(tile=64)[::2] == (by | {"tile": 64}, True)
-    monkeypatch.setattr("monai_kwtl.inferers.instruction_set", lambda device: "another")
+    monkeypatch.setattr("monai_kwtl.inferers.tiled.instruction_set", lambda device: "another")
     assert select()[::2] == (by | {"instruction_set": "another"}, True)
     monkeypatch.undo()
     assert select() == (by, first, False)

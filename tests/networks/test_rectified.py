@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_kwtl import rectified
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import channels_last, fold_batch_norm
-from monai_kwtl.pooling import HalvingMaxPool, quick_pooling
-from monai_kwtl.rectified import RectifiedConvolution, fuse_rectifiers
+from monai_kwtl.networks import optimize
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.optimize import (
+    HalvingMaxPool,
+    RectifiedConvolution,
+    channels_last,
+    fold_batch_norm,
+    fuse_rectifiers,
+    quick_pooling,
+)
 
 
 def folded(**options):
@@ -44,8 +49,8 @@ def test_small_images_keep_their_values():
 
 
 def test_without_onednn_the_layers_are_called(monkeypatch):
-    monkeypatch.setattr(rectified, "_offered", lambda dtype: False)
-    monkeypatch.setattr(rectified, "_fused", None)
+    monkeypatch.setattr(optimize, "_offered", lambda dtype: False)
+    monkeypatch.setattr(optimize, "_fused", None)
     layer = nn.Conv2d(1, 3, 3)
     x = torch.randn(1, 1, 9, 8)
     with torch.no_grad():

@@ -7,14 +7,14 @@ import torch
 from stage_here import command, random_weights, run
 from stage_process import CONFIGS
 
-from monai_kwtl.bundle import load_weights
-from monai_kwtl.data import load_pool
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.pipeline_tune import pretext, tune
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.support import read_support
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.pipeline.tuning import pretext, tune
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.project.support_set import read_support
+from monai_kwtl.selection.regions import Region, cost_of
 from monai_kwtl.synthetic import make_pool
 
 KNOBS = {"steps": 5, "crop": 24, "batch_size": 2, "amp": False, "seed": 3}

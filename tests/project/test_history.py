@@ -21,24 +21,27 @@ from stage_here import random_weights, run
 from stage_process import Death
 from stage_process import run as in_process
 
-from monai_kwtl import project
-from monai_kwtl.bundle import file_sha256
-from monai_kwtl.cli import main
-from monai_kwtl.data import load_pool
+from monai_kwtl.cli.main import main
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.work import export_regions, import_regions
-from monai_kwtl.mask_record import MaskRecord, read_record, write_record
-from monai_kwtl.next_round import predicting_weights, scoring_weights, taken_regions
-from monai_kwtl.project import read_project, update_project
+from monai_kwtl.exchange.handout import export_regions, import_regions
+from monai_kwtl.project import project_file
+from monai_kwtl.project.history import curve, mask_facts
+from monai_kwtl.project.mask_index import MaskRecord, read_record, write_record
+from monai_kwtl.project.next_round import predicting_weights, scoring_weights, taken_regions
+from monai_kwtl.project.project_file import read_project, update_project
+from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.report.rounds import rounds_picture
-from monai_kwtl.rounds import curve, mask_facts
-from monai_kwtl.selection import Budget, Region, cover, select_windows
-from monai_kwtl.selection_file import read_selection
-from monai_kwtl.strategies import FEATURE_STRATEGIES, STRATEGIES, ImageScores
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.selection.select import cover, select_windows
+from monai_kwtl.selection.strategies import FEATURE_STRATEGIES, STRATEGIES
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.utils.hashing import file_sha256
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"pretext": "skip", "window": 32, "step": 16, "report": "false", "tensorboard": "false"}
 
 
@@ -80,7 +83,7 @@ def overlap(one, other):
 
 
 def schema_holds(path="images/project.json"):
-    schema = json.loads((ROOT / "monai_kwtl" / "project.schema.json").read_text())
+    schema = json.loads((ROOT / "monai_kwtl" / "project" / "project.schema.json").read_text())
     jsonschema.validate(json.loads(Path(path).read_text()), schema)
 
 
@@ -189,7 +192,7 @@ def selection_entry():
 
 
 def test_two_writers_lose_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "PATIENCE", 300.0)  # on a busy machine too
+    monkeypatch.setattr(project_file, "PATIENCE", 300.0)  # on a busy machine too
     entry = {"selection": selection_entry(), "masks": None, "model": None}
     threads = [
         threading.Thread(target=lambda: [update_project(tmp_path, lambda rounds: [*rounds, entry]) for _ in range(10)])

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from stage_here import random_weights, run
 
-from monai_kwtl.data import load_pool
-from monai_kwtl.next_round import stage_of_round, starting_weights
-from monai_kwtl.rounds import note_selection
+from monai_kwtl.data.pool import load_pool, pool_hash
+from monai_kwtl.project.history import note_selection
+from monai_kwtl.project.next_round import stage_of_round, starting_weights
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.tuning import pool_hash
 
 QUICK = {"window": 32, "step": 16, "report": "false", "tensorboard": "false", "budget_windows": 3}
 

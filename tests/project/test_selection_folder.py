@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names, safe_stems
-from monai_kwtl.regions import check_output, read_region_masks, read_selection, write_selection
-from monai_kwtl.selection import Region
+from monai_kwtl.project.file_names import region_file_names, safe_stems
+from monai_kwtl.project.region_masks import read_region_masks
+from monai_kwtl.project.selection_file import read_selection
+from monai_kwtl.project.selection_folder import check_output, write_selection
+from monai_kwtl.selection.regions import Region
 
 SHA_A, SHA_B = "a" * 64, "0123456789abcdef" * 4
 BUDGET, COST = {"shots": 3}, {"windows": 4, "images": 2, "unique_pixels": 7777}
@@ -91,7 +93,7 @@ def test_what_is_read_is_what_was_written(written: Path):
 
 
 def test_file_follows_the_published_schema(written: Path):
-    schema = json.loads(files("monai_kwtl").joinpath("selection.schema.json").read_text())
+    schema = json.loads(files("monai_kwtl.project").joinpath("selection.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads((written / "selection.json").read_text()), schema)
 
@@ -214,7 +216,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch)
 
 
 def test_selection_json_comes_last(tmp_path: Path, monkeypatch):
-    import monai_kwtl.regions as module
+    from monai_kwtl.project import selection_folder as module
 
     moved = []
     original = module.os.replace
@@ -390,7 +392,7 @@ def test_a_wrong_field_is_named_in_one_line(written: Path, key: str, value, fiel
 
 def test_the_schema_refuses_what_the_reader_refuses(written: Path):
     schema = jsonschema.Draft202012Validator(
-        json.loads(files("monai_kwtl").joinpath("selection.schema.json").read_text())
+        json.loads(files("monai_kwtl.project").joinpath("selection.schema.json").read_text())
     )
     beyond = [("regions.1.rank", 1), ("regions.1.rank", 9), ("regions.2.image_sha256", "b" * 64)]  # compare regions
     beyond += [("regions.1.page", 1.0), ("regions.1.score", 10**400)]  # for JSON Schema 1.0 is whole, any number finite

@@ -16,24 +16,23 @@ from PIL import Image
 from stage_process import run
 from torch import nn
 
-from monai_kwtl.crops import CropDataset
-from monai_kwtl.data import load_pool
+from monai_kwtl.data.crops import CropDataset
+from monai_kwtl.data.loading import support_hash
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.networks import FCRN
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.support import (
+from monai_kwtl.handlers.validation import (
     BestWeights,
     HeldOutValidation,
     KnownOverlap,
-    hold_out,
-    loss_function,
     prepare_validation,
-    read_support,
-    support_hash,
     validation_items,
 )
+from monai_kwtl.losses import loss_function
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.project.support_set import hold_out, read_support
+from monai_kwtl.selection.regions import Region
 from monai_kwtl.synthetic import make_pool
 
 BOXES = [(0, 0, 40, 33), (30, 20, 35, 40), (10, 15, 32, 32)]  # x, y, width, height; the first two overlap

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from monai_kwtl.decoding import quiet, turn
-from monai_kwtl.readers import UnreadableError, has_suffix, open_image, read_pixels
+from monai_kwtl.readers.decoding import UnreadableError, quiet, turn
+from monai_kwtl.readers.image_files import has_suffix, open_image, read_pixels
 
 HEIGHT, WIDTH = 20, 51
 

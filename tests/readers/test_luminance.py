@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.grey import check_rescale, to_grey, to_uint8
+from monai_kwtl.readers.luminance import check_rescale, to_grey, to_uint8
 
 DTYPES = ["int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64"]
 

@@ -10,10 +10,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from monai_kwtl import data, slides
-from monai_kwtl.data import LoadMicroscopyd, load_pool, read_image
+from monai_kwtl.data import loading, pool
+from monai_kwtl.data.loading import LoadMicroscopyd, read_image
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.slides import ImageInMemory, Slide, bands, grey_range
+from monai_kwtl.readers import slides
+from monai_kwtl.readers.slides import ImageInMemory, Slide, bands, grey_range
 
 RECTANGLES = [(0, 131, 0, 90), (0, 1, 0, 1), (37, 100, 11, 64), (130, 131, 89, 90)]
 KINDS = ("grey", "colour", "16 bit", "float", "deep colour", "constant", "png", "turned")
@@ -67,7 +69,8 @@ def test_large_images_are_read_and_loaded_as_slides(tmp_path, rng, monkeypatch, 
     item = write(tmp_path, kind, rng)
     whole = read_image(item)
     assert torch.equal(LoadMicroscopyd("image", slides=True)(item)["image"].as_tensor(), torch.from_numpy(whole))
-    monkeypatch.setattr(data, "DECODE_LIMIT", 131 * 90 - 1)
+    monkeypatch.setattr(pool, "DECODE_LIMIT", 131 * 90 - 1)
+    monkeypatch.setattr(loading, "DECODE_LIMIT", 131 * 90 - 1)
     assert np.array_equal(read_image(item), whole)
     loaded = LoadMicroscopyd("image", slides=True)(item)["image"]
     assert isinstance(loaded, Slide) and np.array_equal(loaded.array(), whole)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from monai_kwtl.readers import open_image
-from monai_kwtl.tiff_regions import SegmentCache
+from monai_kwtl.readers.image_files import open_image
+from monai_kwtl.readers.tiff_regions import SegmentCache
 
 WAYS = {
     "strips": {"rowsperstrip": 7},
@@ -71,7 +71,7 @@ def test_turned_pages_and_palettes_are_read_whole(tmp_path, rng):
 
 
 def test_only_what_is_touched_is_decoded(tmp_path, rng, monkeypatch):
-    from monai_kwtl import tiff_regions
+    from monai_kwtl.readers import tiff_regions
 
     array = rng.integers(0, 256, (256, 256), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", array, tile=(64, 64), compression="zlib")

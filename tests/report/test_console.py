@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_kwtl.selection import Budget, Cost, Region
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.summary import format_seconds, format_table, image_title, report_settings, summary_lines, window_rows
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.report.console import image_title, report_settings, summary_lines, window_rows
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Cost, Region
+from monai_kwtl.utils.text import format_seconds, format_table
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from monai_kwtl.report.pictures import (
     shrink,
     text_colour,
 )
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
 
 SHA = "a" * 64
 EVIL = "images/<img src=x onerror=document.title='broken'>&\"'.png"

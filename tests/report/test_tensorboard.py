@@ -16,16 +16,17 @@ from read_log import Log
 from stage_here import random_weights, run
 from torch import nn
 
-from monai_kwtl.board import ViewMaps, draw_selection, panel
-from monai_kwtl.box import Box
-from monai_kwtl.event_files import open_log
-from monai_kwtl.networks import FCRN
-from monai_kwtl.score_store import unpack
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.selection import Cost, Region
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.report.tensorboard import draw_selection, panel
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.store import unpack
+from monai_kwtl.scoring.view_maps import ViewMaps
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.selection.regions import Cost, Region
 from monai_kwtl.synthetic import make_pool
 from monai_kwtl.transforms import AutoContrast, Brightness
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.utils.tensorboard import open_log
+from monai_kwtl.windows.box import Box
 
 GAP = 4
 

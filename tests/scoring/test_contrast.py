@@ -10,16 +10,17 @@ from scipy.stats import spearmanr
 from stage_process import ROOT
 from torch import nn
 
-from monai_kwtl.bundle import load_weights
-from monai_kwtl.contrast import ContrastLevels, levels_between, window_ranges
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import estimate_batch_norm_statistics
-from monai_kwtl.scoring import ScoreMapInferer, normalize
-from monai_kwtl.slides import ImageInMemory
-from monai_kwtl.window_inferer import WindowScoreInferer
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.batch_norm import estimate_batch_norm_statistics
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.readers.slides import ImageInMemory
+from monai_kwtl.scoring.contrast import ContrastLevels, levels_between, window_ranges
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.transforms.functional import normalize
+from monai_kwtl.windows.grid import WindowGrid
 
 SIZES = [(61, 83), (40, 97), (7, 5), (24, 24)]
 

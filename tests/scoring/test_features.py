@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.features import window_features
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN, pad_to_multiple
-from monai_kwtl.scoring import ScoreMapInferer, normalize
-from monai_kwtl.window_inferer import WindowScoreInferer
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN, pad_to_multiple
+from monai_kwtl.scoring.features import window_features
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.transforms.functional import normalize
+from monai_kwtl.windows.grid import WindowGrid
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_network_without_a_latent_is_refused(network):
 
 
 def test_more_windows_than_memory_holds_are_refused(network, monkeypatch):
-    monkeypatch.setattr("monai_kwtl.features._MOST_BYTES", 100)
+    monkeypatch.setattr("monai_kwtl.scoring.features._MOST_BYTES", 100)
     with pytest.raises(KWTLError, match="too many to compare; use a larger --step"):
         window_features(grey(40, 40), network, WindowGrid(40, 40, 8, 4), TiledInferer())
 

@@ -13,20 +13,20 @@ from scipy.stats import entropy
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.inferers import TiledInferer
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import (
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.scoring.measures import (
     MEASURES,
-    ScoreMapInferer,
     bernoulli_entropy,
     consistency_map,
     entropy_map,
     foreground_weight,
     mc_dropout_map,
-    normalize,
     view_disagreements,
 )
+from monai_kwtl.scoring.score_map import ScoreMapInferer
 from monai_kwtl.transforms import AffineView
+from monai_kwtl.transforms.functional import normalize
 
 SMALL = (4, 8, 8, 16)
 

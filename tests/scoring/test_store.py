@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from monai_kwtl import score_store
-from monai_kwtl.score_store import ScoreStore
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.scoring import store as store_module
+from monai_kwtl.scoring.store import ScoreStore
+from monai_kwtl.windows.grid import WindowGrid
 
 SETTINGS = {"measure": "soft", "psi": 1.3, "weights": "abc"}
 
@@ -73,7 +73,7 @@ def test_a_map_of_zeros_comes_back_as_zeros(tmp_path):
 
 
 def test_maps_of_very_large_images_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_store, "_LARGEST_PICTURE", 40 * 53 - 1)
+    monkeypatch.setattr(store_module, "_LARGEST_PICTURE", 40 * 53 - 1)
     kept = store(tmp_path)
     kept.put(item(), scored())
     assert kept.get(item()) is not None

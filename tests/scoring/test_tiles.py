@@ -7,15 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_kwtl import window_inferer
-from monai_kwtl.inferers import TiledInferer, tile_within
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import channels_last, fold_batch_norm
-from monai_kwtl.score_tiles import can_be_tiled, predicted_tiles
-from monai_kwtl.scoring import ScoreMapInferer, normalize
-from monai_kwtl.slides import ImageInMemory
+from monai_kwtl.inferers.memory import tile_within
+from monai_kwtl.inferers.tiled import TiledInferer
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.optimize import channels_last, fold_batch_norm
+from monai_kwtl.readers.slides import ImageInMemory
+from monai_kwtl.scoring import window_scores
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.tiles import can_be_tiled, predicted_tiles
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
 from monai_kwtl.transforms import AffineView, intensity_views
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.transforms.functional import normalize
 
 SIZES = [(300, 203), (97, 65), (64, 301), (8, 200), (1, 90), (5, 3)]
 
@@ -119,7 +121,7 @@ def test_real_images_in_tiles(kwtl_data):
 def test_maps_of_very_large_images_are_summed_up_but_not_kept(network, monkeypatch):
     image, inferer = grey(70, 90), WindowScoreInferer(ScoreMapInferer(inferer=TiledInferer(tile=32)), 16, 5)
     kept = inferer(image, network)
-    monkeypatch.setattr(window_inferer, "LARGEST_MAP", 70 * 90 - 1)
+    monkeypatch.setattr(window_scores, "LARGEST_MAP", 70 * 90 - 1)
     found = inferer(image, network)
     assert found["score"] is None and found["probability"] is None
     for name in ("window_scores", "foreground", "cells"):
@@ -135,7 +137,7 @@ def test_what_depends_on_the_whole_image_is_not_tiled():
 
 @pytest.mark.parametrize(("kept", "usual"), [(True, 1024), (False, 384)])
 def test_the_tile_grows_with_the_memory(monkeypatch, kept, usual):
-    monkeypatch.setattr("monai_kwtl.inferers.freed_memory_is_kept", lambda: kept)
+    monkeypatch.setattr("monai_kwtl.inferers.memory.freed_memory_is_kept", lambda: kept)
     assert tile_within(None) == usual and tile_within(None, "cuda") == 1536
     sides = [tile_within(memory, "cuda") for memory in (0.8, 1, 1.2, 8)]
     assert sides == sorted(set(sides)) and sides[0] >= 256

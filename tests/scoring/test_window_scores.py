@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import ScoreMapInferer
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer, prepare_image
 from monai_kwtl.transforms import AutoContrast
-from monai_kwtl.window_inferer import WindowScoreInferer, prepare_image
 
 SIZES = [(45, 70), (33, 31), (20, 90), (7, 5)]
 WINDOW, STEP = 24, 10

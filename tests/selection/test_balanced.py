@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from monai_kwtl import balanced as module
-from monai_kwtl.balanced import covariates
-from monai_kwtl.selection import Budget, Region, cost_of, cover, select_regions, select_windows
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection import balanced as module
+from monai_kwtl.selection.balanced import covariates
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Region, cost_of
+from monai_kwtl.selection.select import cover, select_regions, select_windows
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 
 def pool_of(sizes=((96, 120),) * 6, dimensions=3, seed=0, window=24, step=12):

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.feature_strategies import principal_components, weight_of_scores
-from monai_kwtl.selection import Budget, Region, cost_of, cover, select_regions, select_windows
-from monai_kwtl.strategies import FEATURE_STRATEGIES, ImageScores
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.diversity import principal_components, weight_of_scores
+from monai_kwtl.selection.regions import Region, cost_of
+from monai_kwtl.selection.select import cover, select_regions, select_windows
+from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 SIZES = [(40, 52), (30, 61), (24, 24)]
 

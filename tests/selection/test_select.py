@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection import STRATEGIES, Budget, Cost, ImageScores, Region, cost_of, select_regions, select_windows
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Cost, Region, cost_of
+from monai_kwtl.selection.select import select_regions, select_windows
+from monai_kwtl.selection.strategies import STRATEGIES
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 
 def scored(name, height, width, window=12, step=5, page=None, seed=0):

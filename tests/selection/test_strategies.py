@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection import Budget, select_windows
-from monai_kwtl.strategies import STRATEGIES, ImageScores, flat_windows
-from monai_kwtl.taking import first_of_best, ranked
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.greedy import first_of_best, ranked
+from monai_kwtl.selection.select import select_windows
+from monai_kwtl.selection.strategies import STRATEGIES
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores, flat_windows
 
 quick = settings(deadline=None, database=None, max_examples=60)
 SIZES = [(30, 41), (24, 24), (9, 50), (37, 20)]

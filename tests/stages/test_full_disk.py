@@ -22,14 +22,15 @@ from small_disks import FileLimit, file_limit, mounted
 from stage_here import random_weights
 from stage_process import Ended, Stage
 
-from monai_kwtl.bundle import one_line_errors
-from monai_kwtl.cli import main
+from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.selection_file import read_selection
+from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.utils.atomic import written_whole
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as on Linux")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

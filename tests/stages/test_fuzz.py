@@ -21,9 +21,10 @@ import tifffile
 from fuzzing import Reader, damage, fingerprint, mend_png
 from PIL import Image, ImageOps
 
-from monai_kwtl.data import load_pool, read_image, read_label
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import dump_selection, read_selection
+from monai_kwtl.data.loading import read_image, read_label
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.project.selection_file import dump_selection, read_selection
+from monai_kwtl.selection.regions import Region
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is limited as Linux does it")
 

@@ -17,8 +17,10 @@ from PIL import Image
 from stage_here import run
 from stage_process import ROOT, stage_arguments
 
-from monai_kwtl import data, slides
-from monai_kwtl.networks import FCRN
+from monai_kwtl.data import loading
+from monai_kwtl.data import pool as pool_module
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.readers import slides
 
 FEATURES = (4, 4, 8, 8)
 PEAK = """
@@ -76,8 +78,9 @@ def test_a_slide_has_the_selection_of_the_image_in_memory(tmp_path, rng, knobs, 
     knobs |= {"window": 64, "step": 20, "budget_windows": 4, "dataset_dir": pool, "report": "false"} | options
     ended = run("select", output_dir=tmp_path / "whole", **knobs)
     assert ended.status == 0, ended.err
-    monkeypatch.setattr(data, "DECODE_LIMIT", 90 * 70)
-    monkeypatch.setattr("monai_kwtl.adaptation.DECODE_LIMIT", 90 * 70)
+    monkeypatch.setattr(pool_module, "DECODE_LIMIT", 90 * 70)
+    monkeypatch.setattr(loading, "DECODE_LIMIT", 90 * 70)
+    monkeypatch.setattr("monai_kwtl.data.pool_batches.DECODE_LIMIT", 90 * 70)
     monkeypatch.setattr(slides.Slide, "_pixels", None)  # never all of it
     ended = run("select", output_dir=tmp_path / "parts", tile=96, **knobs)
     assert ended.status == 0, ended.err

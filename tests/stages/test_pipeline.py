@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 from stage_here import random_weights, run
 
-from monai_kwtl import pipeline
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.bundle import file_sha256
-from monai_kwtl.network_choice import make_network, network_note
-from monai_kwtl.selection import Budget
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.data import loading
+from monai_kwtl.data import pool as pool_module
+from monai_kwtl.networks import choice
+from monai_kwtl.networks.choice import make_network, network_note
+from monai_kwtl.pipeline import scoring
+from monai_kwtl.selection.budget import Budget
 from monai_kwtl.synthetic import make_pool
+from monai_kwtl.utils.hashing import file_sha256
 
 QUICK = {"pretext": "skip", "window": 64, "step": 20, "report": "false", "tensorboard": "false"}
 
@@ -117,12 +120,12 @@ def test_training_from_scratch_knows_no_weights(place, tmp_path):
 
 def in_python(place, output, strategy=None, **options):
     """Score, select and write by the functions of the pipeline, as the bundle is asked to by QUICK."""
-    pool = pipeline.load_pool(place / "pool", with_labels=False)
-    network = pipeline.adapt(pipeline.load_network(place / "model.pt"), pool).ready()
-    scorer = pipeline.window_scorer(64, 20, features=True, **options)
-    scores = pipeline.score(pool, network, scorer)
-    found = pipeline.select_regions(scores, strategy)
-    pipeline.write_selection(output, found, pool, scores)
+    pool = pool_module.load_pool(place / "pool", with_labels=False)
+    network = scoring.adapt(choice.load_network(place / "model.pt"), pool).ready()
+    scorer = scoring.window_scorer(64, 20, features=True, **options)
+    scores = scoring.score(pool, network, scorer)
+    found = scoring.select_regions(scores, strategy)
+    scoring.write_selection(output, found, pool, scores)
     return pool, scores, found
 
 
@@ -141,12 +144,12 @@ def test_the_benchmark_scores_as_the_bundle_does(place, tmp_path, one_thread):
     pool, scores, _ = in_python(place, tmp_path / "python")
     bench = SimpleNamespace(case=SimpleNamespace(pool=pool), plan=SimpleNamespace(norm_images=32), amp=None)
     settings = {"measure": "soft", "views": None, "psi": None, "weighted": False, "seed": None, "exact": False}
-    network = Bench.adapted(bench, pipeline.load_network(place / "model.pt"), "reestimated")
+    network = Bench.adapted(bench, choice.load_network(place / "model.pt"), "reestimated")
     found = Bench.score_with(bench, network, settings | {"window": 64, "step": 20})
     for one, other in zip(found, scores, strict=True):
         assert np.array_equal(one.window_scores, other.window_scores) and np.array_equal(one.cells, other.cells)
     budget = Budget(windows=4)
-    chosen = [pipeline.select_regions(each, "coverage", budget) for each in (found, scores)]
+    chosen = [scoring.select_regions(each, "coverage", budget) for each in (found, scores)]
     assert chosen[0] == chosen[1]
 
 
@@ -154,13 +157,13 @@ def test_python_segments_and_measures_as_the_bundle_does(place, tmp_path, one_th
     shared = {"dataset_dir": place / "pool", "ckpt": place / "model.pt"}
     assert run("inference", output_dir=tmp_path / "masks", **shared).status == 0
     assert run("evaluate", output_dir=tmp_path / "measured", tensorboard="false", **shared).status == 0
-    pool = pipeline.load_pool(place / "pool")
-    network = pipeline.adapt(pipeline.load_network(place / "model.pt"), pool).ready()
-    for item, mask in pipeline.segment(pool, network):
+    pool = pool_module.load_pool(place / "pool")
+    network = scoring.adapt(choice.load_network(place / "model.pt"), pool).ready()
+    for item, mask in scoring.segment(pool, network):
         written = np.asarray(Image.open(tmp_path / "masks" / Path(item["name"]).name))
         assert np.array_equal(mask, written == 255)
     summary = json.loads((tmp_path / "measured" / "evaluation.json").read_text())["summary"]
-    ious = [found.iou for found in pipeline.evaluate(pool, network)]
+    ious = [found.iou for found in scoring.evaluate(pool, network)]
     assert np.mean(ious) == pytest.approx(summary["mean_iou"])
 
 
@@ -175,9 +178,9 @@ def test_another_network_is_scored_and_segmented_by_the_note_beside_its_weights(
     assert (made["network"], made["strategy"]) == ("BasicUNet", "stratified_random")
     ended = run("inference", dataset_dir=place / "pool", output_dir=tmp_path / "masks", ckpt=tmp_path / "model.pt")
     assert ended.status == 0, ended.err
-    pool = pipeline.load_pool(place / "pool", with_labels=False)
-    for item, mask in pipeline.segment(pool, network.eval(), inferer=pipeline.tiles(amp=False)):
-        inputs = torch.from_numpy(pipeline.read_image(item))[None].float() / 127.5 - 1
+    pool = pool_module.load_pool(place / "pool", with_labels=False)
+    for item, mask in scoring.segment(pool, network.eval(), inferer=scoring.tiles(amp=False)):
+        inputs = torch.from_numpy(loading.read_image(item))[None].float() / 127.5 - 1
         with torch.no_grad():
             whole = network(torch.nn.functional.pad(inputs, (7, 7, 6, 6), mode="reflect"))[0, 0, 6:-6, 7:-7].numpy()
         wrong = mask != (whole >= 0)

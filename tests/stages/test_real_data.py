@@ -17,15 +17,18 @@ from scipy.stats import spearmanr
 from stage_here import command, random_weights
 from stage_process import CONFIGS, ROOT
 
-from monai_kwtl.bundle import load_weights
-from monai_kwtl.data import describe_label_values, find_images, read_image, read_label, scan_images
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import estimate_batch_norm_statistics
-from monai_kwtl.pretext import choose_pseudo_label
-from monai_kwtl.scoring import ScoreMapInferer, normalize
-from monai_kwtl.window_inferer import WindowScoreInferer
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.loading import describe_label_values, read_image, read_label
+from monai_kwtl.data.pool import scan_images
+from monai_kwtl.data.pseudo_labels import choose_pseudo_label
+from monai_kwtl.networks.batch_norm import estimate_batch_norm_statistics
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer
+from monai_kwtl.transforms.functional import normalize
 
-SCHEMA = json.loads((ROOT / "monai_kwtl" / "selection.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "monai_kwtl" / "project" / "selection.schema.json").read_text())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from stage_process import CONFIGS, ROOT, Death, Stage, run
 
-from monai_kwtl.networks import FCRN
+from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import make_pool
 
 STAGES = ("pretext", "train", "meta_train")

@@ -21,7 +21,7 @@ from monai_kwtl.synthetic import pools as pools_module
 from monai_kwtl.synthetic.cells import Outlines, paint
 from monai_kwtl.synthetic.fields import fibrous, smooth_noise
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_synthetic.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_synthetic.py"
 LOOKS = {
     "fluorescence": Look(radius=10),
     "brightfield": Look(radius=10, bright=False, tissue=True),

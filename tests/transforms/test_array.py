@@ -18,7 +18,8 @@ from monai.data import MetaTensor
 from PIL import Image, ImageEnhance, ImageOps
 from skimage.filters import threshold_otsu
 
-from monai_kwtl.data import find_images, read_image
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.loading import read_image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.transforms import (
     AutoContrast,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_kwtl.crops import CropDataset, GridCropDataset
-from monai_kwtl.photometric import BLUR, BRIGHTNESS, CONTRAST, GAMMA, NOISE, photometric
+from monai_kwtl.data.crops import CropDataset, GridCropDataset
+from monai_kwtl.transforms.photometric import BLUR, BRIGHTNESS, CONTRAST, GAMMA, NOISE, photometric
 
 
 class Told:

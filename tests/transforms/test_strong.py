@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from monai_kwtl.strong_views import BOX, PSI, cut_mix, pseudo_target, strong_view
+from monai_kwtl.transforms.strong import BOX, PSI, cut_mix, pseudo_target, strong_view
 
 
 def test_labels_are_where_the_prediction_is_sure_and_nowhere_else():

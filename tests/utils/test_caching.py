@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from monai_kwtl.recent import remembering
+from monai_kwtl.utils.caching import remembering
 
 
 def test_the_last_ones_are_kept():

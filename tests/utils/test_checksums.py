@@ -6,8 +6,7 @@ import pytest
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as byte_by_byte
 from tensorboard.summary.writer import record_writer
 
-from monai_kwtl.checksums import masked_crc32c
-from monai_kwtl.event_files import open_log
+from monai_kwtl.utils.tensorboard import masked_crc32c, open_log
 
 
 @pytest.mark.parametrize("length", [4, 5, 9, 1023, 1024, 1025, 5000, 70_001])

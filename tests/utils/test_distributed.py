@@ -18,14 +18,15 @@ from stage_process import ROOT, Death, run, run_stage_together, run_together, st
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_kwtl import bundle, distributed, parallel
-from monai_kwtl.crops import CropDataset, GridCropDataset
+from monai_kwtl.data.crops import CropDataset, GridCropDataset
+from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import DiceBCE, ForegroundWeightedBCE, LossOverProcesses
-from monai_kwtl.networks import FCRN
-from monai_kwtl.normalization import batch_norm_layers
+from monai_kwtl.networks import device, parallel
+from monai_kwtl.networks.batch_norm import batch_norm_layers
+from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.tuning_trainer import TuningTrainer
+from monai_kwtl.utils import distributed
 
 COMMON = {"device": "cpu", "tensorboard": "false", "amp": "false"}
 TUNING = COMMON | {"crop": 32, "batch_size": 3, "steps": 6, "checkpoint_every": 2}
@@ -496,15 +497,15 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert bundle.choose_device("auto") == torch.device("cuda:1")
-    assert bundle.choose_device("cpu") == torch.device("cpu")
+    assert device.choose_device("auto") == torch.device("cuda:1")
+    assert device.choose_device("cpu") == torch.device("cpu")
     with pytest.raises(KWTLError, match="'cuda:0' is one GPU, but there are several processes; use cuda"):
-        bundle.choose_device("cuda:0")
+        device.choose_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(KWTLError, match=r"more processes than GPUs \(1\)"):
-        bundle.choose_device("auto")
+        device.choose_device("auto")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert bundle.choose_device("auto") == torch.device("cuda")
+    assert device.choose_device("auto") == torch.device("cuda")
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------

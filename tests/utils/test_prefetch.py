@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from monai_kwtl.prefetch import PrefetchingLoader, prefetched
+from monai_kwtl.utils.prefetch import PrefetchingLoader, prefetched
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

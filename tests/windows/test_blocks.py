@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_kwtl.cells import CellReduction, window_extremes
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.windows.blocks import CellReduction, window_extremes
+from monai_kwtl.windows.grid import WindowGrid
 
 GRIDS = [(61, 83, 16, 7), (40, 97, 32, 50), (7, 5, 16, 3), (64, 64, 16, 16), (1, 30, 8, 3), (33, 20, 1, 1)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_kwtl.box import Box
-from monai_kwtl.selection import Region
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.windows.box import Box
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 12, 9), Box(3, 2, 5, 4), Box(11, 8, 1, 1)])

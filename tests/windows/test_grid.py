@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.networks import FCRN
-from monai_kwtl.scoring import ScoreMapInferer
-from monai_kwtl.window_inferer import WindowScoreInferer, prepare_image
-from monai_kwtl.windows import WindowGrid, block_sums, exact_window_scores, window_starts
+from monai_kwtl.networks.fcrn import FCRN
+from monai_kwtl.scoring.score_map import ScoreMapInferer
+from monai_kwtl.scoring.window_scores import WindowScoreInferer, exact_window_scores, prepare_image
+from monai_kwtl.windows.grid import WindowGrid, block_sums, window_starts
 
 quick = settings(deadline=None, database=None, max_examples=200)
 sides = st.integers(1, 90)

@@ -13,21 +13,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist, pdist
 
-from monai_kwtl.benchmark.cells import select
-from monai_kwtl.benchmark.config import Config, read_config
-from monai_kwtl.benchmark.figures import LOOKS
-from monai_kwtl.benchmark.grid import cells_of, jobs_of
-from monai_kwtl.benchmark.layout import Column, Table
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.rows import Key
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.benchmark.store import Store, digest
-from monai_kwtl.data import read_label
+from monai_kwtl.benchmark.analysis.figures import LOOKS
+from monai_kwtl.benchmark.analysis.layout import Column, Table
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.benchmark.experiments.experiment import select
+from monai_kwtl.benchmark.plan.config import Config, read_config
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.rows import Key
+from monai_kwtl.benchmark.plan.store import Store, digest
+from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.feature_strategies import evenly, principal_components
-from monai_kwtl.selection import Region
-from monai_kwtl.strategies import FEATURE_STRATEGIES, ImageScores
-from monai_kwtl.whole_files import replaced, written_whole
+from monai_kwtl.selection.diversity import principal_components
+from monai_kwtl.selection.regions import Region
+from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
+from monai_kwtl.utils.atomic import replaced, written_whole
+from monai_kwtl.utils.sampling import evenly
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = [
     "COLUMNS",

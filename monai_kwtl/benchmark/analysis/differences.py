@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.benchmark.layout import Column, Table, markdown_table, shown
-from monai_kwtl.benchmark.methods import VARIANTS, Variant
-from monai_kwtl.benchmark.missing import missing_cells
-from monai_kwtl.benchmark.rows import BASELINES, METHODS, WITHOUT_BUDGET, Row, Scope
-from monai_kwtl.benchmark.statistics import Comparison, area_under_curve, compare, spread
-from monai_kwtl.benchmark.tables import Groups
+from monai_kwtl.benchmark.analysis.layout import Column, Table, markdown_table, shown
+from monai_kwtl.benchmark.analysis.statistics import Comparison, area_under_curve, compare, spread
+from monai_kwtl.benchmark.analysis.tables import Groups
+from monai_kwtl.benchmark.plan.methods import VARIANTS, Variant
+from monai_kwtl.benchmark.plan.rows import BASELINES, METHODS, WITHOUT_BUDGET, Row, Scope, missing_cells
 
 __all__ = [
     "ablation_table",
@@ -53,7 +52,7 @@ def difference_table(groups: Groups, seed: int = 0) -> Table:
     """Every method against every random baseline of its variant, at each budget, paired by split and seed.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.tables.grouped`. Of variants besides the base only the comparisons
+        groups: as from :func:`monai_kwtl.benchmark.analysis.grouped`. Of variants besides the base only the comparisons
             are made that have a pair: an ablation seldom repeats the baselines.
         seed: of the bootstrap.
 
@@ -267,6 +266,6 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def missing_table(rows: Iterable[Row]) -> Table:
-    """Cells that a complete grid would have, see :func:`monai_kwtl.benchmark.missing.missing_cells`."""
+    """Cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
     columns = (*_SCOPE, Column("method"), Column("budget", "g"), Column("split", "d"), Column("seed", "d"))
     return Table("missing", columns, tuple((*s, m, b, *pair) for s, m, b, pair in missing_cells(rows)))

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from monai_kwtl.benchmark.rows import METHODS, WITHOUT_BUDGET, Row, Scope
-from monai_kwtl.benchmark.statistics import spread
-from monai_kwtl.benchmark.tables import Groups, runs_of, without_budget
-from monai_kwtl.whole_files import replaced
+from monai_kwtl.benchmark.analysis.statistics import spread
+from monai_kwtl.benchmark.analysis.tables import Groups, runs_of, without_budget
+from monai_kwtl.benchmark.plan.rows import METHODS, WITHOUT_BUDGET, Row, Scope
+from monai_kwtl.utils.atomic import replaced
 
 __all__ = ["LOOKS", "draw_budget_curves", "draw_variant_curves"]
 
@@ -135,7 +135,7 @@ def draw_budget_curves(
     """Draw mean IoU of every method against the budget or against unique labelled pixels; bars are ± one std.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.tables.grouped`; of the base variant.
+        groups: as from :func:`monai_kwtl.benchmark.analysis.tables.grouped`; of the base variant.
         kind: of budget, ``shots`` or ``pixels``.
         x: ``budget`` or ``unique_pixels``, which is on a log scale.
         path: of the PNG; its bytes depend on the results and the version of matplotlib alone.
@@ -183,7 +183,7 @@ def draw_variant_curves(groups: Groups, variants: Iterable[str], path: str | Pat
     """Draw mean IoU against shots of variants (dashed, hollow) and of the base (solid), of the same methods.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.tables.grouped`.
+        groups: as from :func:`monai_kwtl.benchmark.analysis.tables.grouped`.
         variants: names of the ablations.
         path: of the PNG.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from monai_kwtl.benchmark.differences import (
+from monai_kwtl.benchmark.analysis.differences import (
     ablation_table,
     area_difference_table,
     area_table,
@@ -23,10 +23,9 @@ from monai_kwtl.benchmark.differences import (
     verdict_table,
     window_table,
 )
-from monai_kwtl.benchmark.figures import draw_budget_curves, draw_variant_curves
-from monai_kwtl.benchmark.layout import Table, markdown_table, shown
-from monai_kwtl.benchmark.rows import Row, merged_rows, read_times, rows_text
-from monai_kwtl.benchmark.tables import (
+from monai_kwtl.benchmark.analysis.figures import draw_budget_curves, draw_variant_curves
+from monai_kwtl.benchmark.analysis.layout import Table, markdown_table, shown
+from monai_kwtl.benchmark.analysis.tables import (
     Groups,
     budget_table,
     grouped,
@@ -36,9 +35,10 @@ from monai_kwtl.benchmark.tables import (
     short_table,
     time_table,
 )
+from monai_kwtl.benchmark.plan.rows import Row, merged_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import parse_json
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.json_documents import parse_json
 
 __all__ = ["add_arguments", "run", "write_page"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from monai_kwtl.benchmark.layout import Column, Table, shown
-from monai_kwtl.benchmark.rows import METHODS, WITHOUT_BUDGET, Row, Scope
-from monai_kwtl.benchmark.statistics import spread
+from monai_kwtl.benchmark.analysis.layout import Column, Table, shown
+from monai_kwtl.benchmark.analysis.statistics import spread
+from monai_kwtl.benchmark.plan.rows import METHODS, WITHOUT_BUDGET, Row, Scope
 
 __all__ = [
     "Groups",

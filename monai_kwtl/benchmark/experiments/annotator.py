@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from monai_kwtl.data import read_image, read_label
+from monai_kwtl.data.loading import read_image, read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.selection import Region
-from monai_kwtl.selection_file import read_selection
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.selection_file import read_selection
+from monai_kwtl.selection.regions import Region
 
 __all__ = ["reveal_masks", "write_region_masks"]
 

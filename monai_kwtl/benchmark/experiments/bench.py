@@ -10,35 +10,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_kwtl import pipeline
-from monai_kwtl.balanced import covariates
-from monai_kwtl.benchmark.case import WEIGHED_BY, Case
-from monai_kwtl.benchmark.methods import VARIANTS
-from monai_kwtl.benchmark.store import Store, digest, grid_of
-from monai_kwtl.bundle import choose_device, load_weights
-from monai_kwtl.crops import CropDataset
-from monai_kwtl.data import read_image
-from monai_kwtl.engines import ReptileTrainer
+from monai_kwtl.benchmark.experiments.importance import importance_weights
+from monai_kwtl.benchmark.experiments.threshold import decision_threshold
+from monai_kwtl.benchmark.plan.case import WEIGHED_BY, Case
+from monai_kwtl.benchmark.plan.methods import VARIANTS
+from monai_kwtl.benchmark.plan.store import Store, digest, grid_of
+from monai_kwtl.data.crops import CropDataset, crop_dataset
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled, unlabelled_images
+from monai_kwtl.data.sources import load_sources, source_crops
+from monai_kwtl.engines.foreground import foreground_share
+from monai_kwtl.engines.reptile import ReptileTrainer
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.features import window_features
-from monai_kwtl.foreground import decision_threshold, foreground_share
-from monai_kwtl.importance import importance_weights
-from monai_kwtl.losses import ForegroundWeightedBCE
-from monai_kwtl.mean_teacher import unlabelled_images
+from monai_kwtl.losses import ForegroundWeightedBCE, loss_function
 from monai_kwtl.metrics import Overlap
-from monai_kwtl.network_choice import load_network, network_for
-from monai_kwtl.pipeline_tune import fit
-from monai_kwtl.pretext import choose_pseudo_label, pseudo_labelled
-from monai_kwtl.sources import load_sources, source_crops
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.support import loss_function
-from monai_kwtl.tuning import crop_dataset
+from monai_kwtl.networks.choice import load_network, network_for
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.pipeline import scoring
+from monai_kwtl.pipeline.tuning import fit
+from monai_kwtl.scoring.features import window_features
+from monai_kwtl.selection.balanced import covariates
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["Bench"]
 
 _NORMS = {"reestimated": True, "running": False, "transductive": "transductive"}
-
-
 
 
 class Bench:
@@ -62,7 +59,7 @@ class Bench:
     def adapted(self, network: torch.nn.Module, norm: str) -> torch.nn.Module:
         """The network for inference, with the batch-norm statistics that a variant wants."""
         limit = self.plan.norm_images
-        return pipeline.adapt(network, self.case.pool, _NORMS[norm], amp=self.amp, limit=limit).ready()
+        return scoring.adapt(network, self.case.pool, _NORMS[norm], amp=self.amp, limit=limit).ready()
 
     def train_meta(self) -> None:
         """Meta-train on all sources, from ``ckpt`` or random weights."""
@@ -126,7 +123,7 @@ class Bench:
             network: for inference.
             settings: of the scores, as :meth:`Case.score_settings` has them.
         """
-        scorer = pipeline.window_scorer(
+        scorer = scoring.window_scorer(
             settings["window"],
             settings["step"],
             measure=settings["measure"],
@@ -135,9 +132,9 @@ class Bench:
             weighted=settings["weighted"],
             exact=settings["exact"],
             seed=settings["seed"] or 0,
-            inferer=pipeline.tiles(amp=self.amp),
+            inferer=scoring.tiles(amp=self.amp),
         )
-        return pipeline.score(self.case.pool, network, scorer)
+        return scoring.score(self.case.pool, network, scorer)
 
     def describe(self, variant: str, method: str) -> None:
         """Compute the features of every window of the pool."""
@@ -150,7 +147,7 @@ class Bench:
 
     def describe_with(self, network: torch.nn.Module, variant: str) -> list[np.ndarray]:
         """Features of the windows of each image of the pool, by a network for inference."""
-        inferer = pipeline.tiles(amp=self.amp)
+        inferer = scoring.tiles(amp=self.amp)
         return [
             window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)
             for item, grid in zip(self.case.pool, self.grids(variant), strict=True)
@@ -187,7 +184,7 @@ class Bench:
         plan, how, seed = self.plan, VARIANTS[variant].tuning, self.case.derived_seed("support")
         share = None
         if how.matched or how.foreground_weight == "pool":
-            inferer = pipeline.tiles(amp=self.amp)
+            inferer = scoring.tiles(amp=self.amp)
             share = foreground_share(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
         steps = None if plan.support_steps is None else how.steps * plan.support_steps
         further = {"photometric": how.photometric, "match_foreground": how.matched, "share": share}
@@ -221,6 +218,6 @@ class Bench:
         """
         how = VARIANTS[variant].tuning
         ready = self.adapted(network, VARIANTS[variant].norm)
-        inferer = pipeline.tiles(amp=self.amp, flips=how.flips)
+        inferer = scoring.tiles(amp=self.amp, flips=how.flips)
         threshold = decision_threshold(ready, support, inferer) if how.threshold and support else 0.5
-        return pipeline.evaluate(self.case.parts[1], ready, threshold, inferer)
+        return scoring.evaluate(self.case.parts[1], ready, threshold, inferer)

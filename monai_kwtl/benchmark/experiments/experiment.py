@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from monai_kwtl.benchmark.case import Case
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.rows import Key
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.benchmark.experiments.annotator import reveal_masks
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.benchmark.plan.case import Case
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.rows import Key
+from monai_kwtl.benchmark.plan.store import Store, digest
 from monai_kwtl.metrics import Overlap, summarize
-from monai_kwtl.oracle import reveal_masks
-from monai_kwtl.selection import Budget, Cost, Region, cost_of, cover, select_regions
-from monai_kwtl.strategies import ImageScores
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.regions import Cost, Region, cost_of
+from monai_kwtl.selection.select import cover, select_regions
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["labelling_cost", "part_of", "quality", "run_cell", "select"]
 
@@ -67,7 +69,7 @@ def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any
 
     Args:
         regions: that were labelled.
-        support: the masks of them, as :func:`monai_kwtl.oracle.reveal_masks` gives them.
+        support: the masks of them, as :func:`monai_kwtl.benchmark.experiments.annotator.reveal_masks` gives them.
 
     Returns:
         ``windows``; ``unique_pixels`` and ``images``; ``objects``: connected parts (with diagonals) of the foreground

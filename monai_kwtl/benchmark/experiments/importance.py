@@ -23,7 +23,7 @@ def importance_weights(
 
     Args:
         values: of all windows of the pool, shape (windows, D), each column of about the same spread, such as
-            :func:`monai_kwtl.balanced.covariates`.
+            :func:`monai_kwtl.selection.balanced.covariates`.
         chosen: numbers of the n windows to weigh, at least one.
         largest: weight before they are scaled, at least 1.
         even: how much it counts that the weights are alike, above 0.

@@ -10,26 +10,27 @@ from typing import Any
 
 import torch
 
-from monai_kwtl.benchmark.config import Config
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.rows import Key
-from monai_kwtl.benchmark.store import derived_seed, digest, folder_hash
-from monai_kwtl.benchmark.targets import make_splits
-from monai_kwtl.bundle import choose_device, start_sha256, versions
-from monai_kwtl.data import load_pool
+from monai_kwtl.benchmark.plan.config import Config
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.rows import Key
+from monai_kwtl.benchmark.plan.store import derived_seed, digest, folder_hash
+from monai_kwtl.benchmark.plan.targets import make_splits
+from monai_kwtl.bundle.provenance import versions
+from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.pretext import spread
-from monai_kwtl.selection import Budget
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.networks.weights import start_sha256
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.utils.sampling import spread
+from monai_kwtl.windows.grid import WindowGrid
 
-__all__ = ["WEIGHED_BY", "Case", "forget_data", "source_names"]
+__all__ = ["Case", "WEIGHED_BY", "forget_data", "source_names"]
 
 Items = list[Mapping[str, Any]]
 
 WEIGHED_BY = "balanced"  # the method whose covariates the importance of windows follows from
 
 _TRAINING = ("crop", "batch_size", "learning_rate")
-
 
 _versions = lru_cache(maxsize=1)(versions)
 

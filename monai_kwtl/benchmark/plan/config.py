@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.schedules import OVERRIDES, Schedule, schedule_named
-from monai_kwtl.benchmark.targets import PROTOCOLS, Target, target_named
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.schedules import OVERRIDES, Schedule, schedule_named
+from monai_kwtl.benchmark.plan.targets import PROTOCOLS, Target, target_named
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number
-from monai_kwtl.json_file import parse_json
+from monai_kwtl.utils.json_documents import parse_json
 
 __all__ = ["Config", "SIMULATED", "make_config", "read_config"]
 

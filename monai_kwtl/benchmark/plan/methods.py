@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from monai_kwtl.scoring import CONSISTENCY_MEASURES
+from monai_kwtl.scoring.measures import CONSISTENCY_MEASURES
 
-__all__ = ["METHODS", "VARIANTS", "Method", "Tuning", "Variant"]
+__all__ = ["METHODS", "Method", "Tuning", "VARIANTS", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Method:
     """How windows are chosen.
 
     Args:
-        strategy: a name in ``monai_kwtl.strategies.STRATEGIES``; None where nothing is chosen.
-        measure: what the pool is scored by, a name in ``monai_kwtl.scoring.MEASURES``; None needs no scores.
+        strategy: a name in ``monai_kwtl.selection.strategies.STRATEGIES``; None where nothing is chosen.
+        measure: what the pool is scored by, a name in ``monai_kwtl.scoring.measures.MEASURES``; None needs no scores.
         dense: whether it needs the score map of whole images, and so is never scored window by window.
         features: whether it compares windows by features of the network's latent.
         rounds: in how many rounds the budget is spent; from the second on the network tuned so far scores the pool.
@@ -67,7 +67,7 @@ class Tuning:
     """How a network is tuned on masks and asked for masks, where that is not as the paper does.
 
     Args:
-        loss: ``weighted`` or ``dice_bce``, as :func:`monai_kwtl.support.loss_function` has them.
+        loss: ``weighted`` or ``dice_bce``, as :func:`monai_kwtl.losses.loss_function` has them.
         foreground_weight: of the cross-entropy, as it has them, ``auto`` being the paper's for ``weighted``; ``pool``
             is one weight for all crops, from the foreground that the pretext network predicts in the pool.
         steps: times the steps, or epochs, of the schedule.
@@ -76,7 +76,7 @@ class Tuning:
         photometric: whether grey values of crops are changed at random as well.
         matched: whether crops are drawn so that they show as much foreground as is predicted in the pool.
         reweighted: whether windows are drawn from by their importance, with which they are on average as the pool is
-            (:func:`monai_kwtl.importance.importance_weights`).
+            (:func:`monai_kwtl.benchmark.experiments.importance.importance_weights`).
         teacher: whether a mean teacher also learns from the unlabelled pool.
         threshold: whether the probability from which on a pixel is foreground is chosen on the support set.
         flips: whether the mean over eight flips and turns of a test image is taken.

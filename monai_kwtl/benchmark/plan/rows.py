@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import short
+from monai_kwtl.utils.json_documents import short
 
 __all__ = [
     "BASELINES",
     "COLUMNS",
     "KEYS",
+    "Key",
     "METHODS",
+    "Row",
+    "Scope",
     "TIME_COLUMNS",
     "WITHOUT_BUDGET",
     "merged_rows",
-    "Key",
-    "Row",
-    "Scope",
+    "missing_cells",
     "read_rows",
     "read_times",
     "rows_text",
@@ -314,3 +315,32 @@ def read_times(*paths: str | Path) -> dict[tuple[str, str, str], list[tuple[floa
         key = (record["target"], record["schedule"], record["method"])
         times.setdefault(key, []).append(tuple(record[name] for name in TIME_COLUMNS[len(KEYS) :]))
     return {key: sorted(values) for key, values in times.items()}
+
+
+def missing_cells(rows: Iterable[Row]) -> list[tuple[Scope, str, float, tuple[int, int]]]:
+    """Cells that a complete grid would have.
+
+    A grid is complete when, within a scope, every method that any row has was run at every budget that any row has, on
+    every (split, seed) that any row has; :data:`WITHOUT_BUDGET` counts at its own budgets only.
+
+    Args:
+        rows: as from :func:`read_rows`.
+
+    Returns:
+        (scope, method, budget, (split, seed)) of each missing cell, in the order of the rows.
+    """
+    by_scope: dict[Scope, list[Row]] = {}
+    for row in rows:
+        by_scope.setdefault(row.scope, []).append(row)
+    missing = []
+    for scope in sorted(by_scope, key=lambda scope: scope.order):
+        found = by_scope[scope]
+        pairs = sorted({row.pair for row in found})
+        shared = {row.budget for row in found if row.method not in WITHOUT_BUDGET}
+        there = {(row.method, row.budget, row.pair) for row in found}
+        for method in METHODS:
+            own = {row.budget for row in found if row.method == method}
+            budgets = own if method in WITHOUT_BUDGET or not own else shared
+            wanted = ((method, budget, pair) for budget in sorted(budgets) for pair in pairs)
+            missing += [(scope, *cell) for cell in wanted if cell not in there]
+    return missing

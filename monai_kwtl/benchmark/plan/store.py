@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_kwtl.checkpoints import save_atomically
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.whole_files import written_whole
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.networks.weights import save_atomically
+from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["Store", "derived_seed", "digest", "folder_hash", "grid_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_kwtl.data.splits import split_pool_test
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.splits import split_pool_test
 
 __all__ = ["TARGETS", "Target", "make_splits", "target_named"]
 
@@ -67,7 +67,7 @@ def make_splits(
     """Make distinct splits into pool and test; labels are never looked at.
 
     Args:
-        items: a data set, as ``monai_kwtl.data.load_pool`` gives it.
+        items: a data set, as ``monai_kwtl.data.pool.load_pool`` gives it.
         protocol: ``random``: images are drawn; ``blocked``: groups are drawn, or for stacks a run of neighbours, so
             that no test image has its like in the pool.
         count: number of splits. The first n of them are the same whatever the count.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import short
+from monai_kwtl.utils.json_documents import short
 
 __all__ = ["Member", "open_archive"]
 

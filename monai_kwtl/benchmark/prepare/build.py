@@ -16,8 +16,9 @@ from monai_kwtl.benchmark.prepare.archives import open_archive
 from monai_kwtl.benchmark.prepare.fetch import check_file, fetch, is_url
 from monai_kwtl.benchmark.prepare.recipes import RECIPES, Checksum, Part, Recipe
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import short
-from monai_kwtl.readers import UnreadableError, open_image, read_pixels
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import open_image, read_pixels
+from monai_kwtl.utils.json_documents import short
 
 __all__ = ["prepare"]
 

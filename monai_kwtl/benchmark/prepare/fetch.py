@@ -15,7 +15,7 @@ from pathlib import Path
 
 from monai_kwtl.benchmark.prepare.recipes import Checksum
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.json_file import short
+from monai_kwtl.utils.json_documents import short
 
 __all__ = ["check_file", "fetch", "is_url", "read_checksum"]
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from monai_kwtl.allocator import keep_freed_memory
-from monai_kwtl.benchmark.case import Case
-from monai_kwtl.benchmark.cells import run_cell
-from monai_kwtl.benchmark.config import Config
-from monai_kwtl.benchmark.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.rows import Key
-from monai_kwtl.benchmark.stages import Bench
-from monai_kwtl.benchmark.store import Store, digest
+from monai_kwtl.benchmark.experiments.bench import Bench
+from monai_kwtl.benchmark.experiments.experiment import run_cell
+from monai_kwtl.benchmark.plan.case import Case
+from monai_kwtl.benchmark.plan.config import Config
+from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
+from monai_kwtl.benchmark.plan.rows import Key
+from monai_kwtl.benchmark.plan.store import Store, digest
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.inferers.memory import keep_freed_memory
 
 __all__ = ["Job", "cells_of", "jobs_of"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from monai_kwtl.benchmark.rows import COLUMNS, TIME_COLUMNS, Key, table_text
-from monai_kwtl.benchmark.store import Store
-from monai_kwtl.whole_files import written_whole
+from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS, Key, table_text
+from monai_kwtl.benchmark.plan.store import Store
+from monai_kwtl.utils.atomic import written_whole
 
 __all__ = ["write_results"]
 

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.bundle import bundle_root
+from monai_kwtl.bundle.paths import bundle_root
+from monai_kwtl.bundle.pretext import auto_pretext
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.models import ModelFolder
 from monai_kwtl.label.settings import SETTINGS_NAME, LabelSettings, read_settings
-from monai_kwtl.pretext import auto_pretext
+from monai_kwtl.label.state.weights import ModelFolder
 
 __all__ = ["find_bundle", "make_app", "make_weights"]
 
@@ -41,7 +41,7 @@ def find_bundle(given: str | None = None) -> Path:
     Raises:
         KWTLError: when there is none.
     """
-    beside = Path(__file__).resolve().parents[2] / "bundles" / "kwtl"
+    beside = Path(__file__).resolve().parents[3] / "bundles" / "kwtl"
     candidates = [Path(given)] if given else [Path(bundle_root()), beside]
     for folder in candidates:
         if (folder / "configs" / "train.json").is_file():

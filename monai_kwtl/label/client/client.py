@@ -13,17 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.data import read_image, scan_images
+from monai_kwtl.data.folders import base_name
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import scan_images
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.file_names import region_file_names
-from monai_kwtl.folders import base_name
-from monai_kwtl.label.label_import import MASK_SUFFIXES
-from monai_kwtl.label.outlines import OUTLINE_SUFFIXES
-from monai_kwtl.label.studies import image_id
-from monai_kwtl.regions import write_selection
+from monai_kwtl.label.state.labels import MASK_SUFFIXES
+from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES
+from monai_kwtl.label.state.studies import image_id
+from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.selection_file import read_selection
+from monai_kwtl.project.selection_folder import write_selection
 from monai_kwtl.report import overview_picture
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import read_selection
+from monai_kwtl.selection.regions import Region, cost_of
 
 __all__ = ["LabelServer", "next_regions", "put_labels"]
 
@@ -170,7 +171,7 @@ def put_labels(
         selection: folder with ``selection.json``.
         labels: folder of masks and outlines.
         client: whose regions they are.
-        confirm: what is right about masks that look like none, see :data:`monai_kwtl.label.label_import.CONFIRM`.
+        confirm: what is right about masks that look like none, see :data:`monai_kwtl.label.state.labels.CONFIRM`.
 
     Returns:
         How many regions were sent, and the names of those of which there is no label yet.

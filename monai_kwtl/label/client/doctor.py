@@ -13,12 +13,12 @@ from pathlib import Path
 from packaging.version import Version
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.findings import NOTE, OK, WRONG, Finding
-from monai_kwtl.label.client import LabelServer
+from monai_kwtl.label.client.client import LabelServer
 from monai_kwtl.label.settings import read_settings
-from monai_kwtl.label.sidecar import SIDECAR_NAME, Sidecar
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.network_choice import load_network
+from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.networks.choice import load_network
+from monai_kwtl.utils.findings import NOTE, OK, WRONG, Finding
 
 __all__ = ["findings"]
 

@@ -38,12 +38,12 @@ def enter_label_environment(arguments: list[str]) -> None:
     """
     if importlib.util.find_spec("monailabel") is not None:
         return
-    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
+    for root in (Path.cwd(), Path(__file__).resolve().parents[3]):
         python = root / ENVIRONMENT
         if python.exists() and os.environ.get("KWTL_LABEL_ENVIRONMENT") != str(python):
             os.environ["KWTL_LABEL_ENVIRONMENT"] = str(python)  # so that a broken one does not start itself again
             sys.stdout.flush()
-            command = "from monai_kwtl.cli import main; raise SystemExit(main())"
+            command = "from monai_kwtl.cli.main import main; raise SystemExit(main())"
             os.execv(python, [str(python), "-c", command, *arguments])
     raise KWTLError(
         "MONAI Label is not installed here: run scripts/label_setup.sh, then .venv-label/bin/kwtl label ..."

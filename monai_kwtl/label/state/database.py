@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.score_store import SCORES, pack_maps, pack_scores, to_bytes, unpack, unpack_map, unpack_scores
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.scoring.store import SCORES, pack_maps, pack_scores, to_bytes, unpack, unpack_map, unpack_scores
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
-__all__ = ["SIDECAR_NAME", "Kept", "Lease", "Scoring", "Sidecar"]
+__all__ = ["Kept", "Lease", "SIDECAR_NAME", "Scoring", "Sidecar"]
 
 SIDECAR_NAME = "kwtl_scores.sqlite"
 _VERSION = 2
@@ -164,7 +164,7 @@ class Sidecar:
         Args:
             scoring: what they depend on.
             item: of the pool, with ``sha256`` and ``page``.
-            output: of :class:`~monai_kwtl.window_inferer.WindowScoreInferer`.
+            output: of :class:`~monai_kwtl.scoring.window_scores.WindowScoreInferer`.
         """
         scores, maps = to_bytes(pack_scores(output)), to_bytes(pack_maps(output))
         with self._open(write=True) as database:

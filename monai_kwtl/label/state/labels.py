@@ -12,15 +12,16 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
-from monai_kwtl.box import Box
-from monai_kwtl.data import read_label
+from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.outlines import OUTLINE_SUFFIXES, read_outlines
-from monai_kwtl.label.ranking import taken_pixels
-from monai_kwtl.label.sidecar import Lease
-from monai_kwtl.readers import UnreadableError, read_pixels
+from monai_kwtl.label.state.database import Lease
+from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES, read_outlines
+from monai_kwtl.label.state.ranking import taken_pixels
+from monai_kwtl.readers.decoding import UnreadableError
+from monai_kwtl.readers.image_files import read_pixels
+from monai_kwtl.windows.box import Box
 
-__all__ = ["CONFIRM", "MASK_SUFFIXES", "Imported", "import_label", "mask_bytes", "read_masks", "whole", "write_masks"]
+__all__ = ["CONFIRM", "Imported", "MASK_SUFFIXES", "import_label", "mask_bytes", "read_masks", "whole", "write_masks"]
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 # what must be confirmed to be taken for a mask, and what was found

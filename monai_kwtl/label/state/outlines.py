@@ -13,12 +13,12 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from monai_kwtl.box import Box
+from monai_kwtl.data.folders import base_name
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.coco import paint_cell, rings_of
-from monai_kwtl.folders import base_name
-from monai_kwtl.raster import mask_polygons, number_objects, paint_cost, paint_rings, ring_arrays
-from monai_kwtl.regions import CLASSIFICATION
+from monai_kwtl.exchange.polygons import mask_polygons, number_objects, paint_cost, paint_rings, ring_arrays
+from monai_kwtl.project.selection_folder import CLASSIFICATION
+from monai_kwtl.windows.box import Box
 
 __all__ = ["OUTLINE_SUFFIXES", "Outlines", "geojson", "mask_outlines", "read_outlines", "xml"]
 

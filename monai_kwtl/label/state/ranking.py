@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_kwtl.box import Box
-from monai_kwtl.selection import Budget, select_windows
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.taking import first_of_best, ranked
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.selection.budget import Budget
+from monai_kwtl.selection.greedy import first_of_best, ranked
+from monai_kwtl.selection.select import select_windows
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
 
@@ -78,7 +79,7 @@ def best_regions(
 ) -> list[Pick]:
     """The next regions of a pool, best first.
 
-    Regions are chosen by one of :data:`monai_kwtl.strategies.STRATEGIES`, one after the other, each where it is not
+    Regions are chosen by one of :data:`monai_kwtl.selection.STRATEGIES`, one after the other, each where it is not
     mostly taken, by those before it as well. ``balanced`` chooses among windows that nothing taken touches, where all
     scores have features; where none of those is left, or there are no features, ``coverage`` goes on.
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.data import scan_file
-from monai_kwtl.decoding import quiet
+from monai_kwtl.data.folders import find_images
+from monai_kwtl.data.pool import scan_file
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.folders import find_images
-from monai_kwtl.readers import SUFFIXES
+from monai_kwtl.readers.decoding import quiet
+from monai_kwtl.readers.image_files import SUFFIXES
 
 __all__ = ["Studies", "image_id", "split_suffix"]
 

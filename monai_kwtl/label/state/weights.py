@@ -13,11 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import nn
 
-from monai_kwtl.bundle import choose_device, file_sha256
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.pipeline import adapt, load_network
-from monai_kwtl.tuning import WeightsSaver
-from monai_kwtl.whole_files import remove_leftovers, written_whole
+from monai_kwtl.handlers.weights_saver import WeightsSaver
+from monai_kwtl.networks.choice import load_network
+from monai_kwtl.networks.device import choose_device
+from monai_kwtl.pipeline.scoring import adapt
+from monai_kwtl.utils.atomic import remove_leftovers, written_whole
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = ["ModelFolder"]
 

@@ -15,16 +15,17 @@ from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
-from monai_kwtl.data import read_image, scan_images
+from monai_kwtl.data.loading import read_image
+from monai_kwtl.data.pool import scan_images
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.answers import answered
-from monai_kwtl.label.label_import import write_masks
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.outlines import geojson, mask_outlines, xml
+from monai_kwtl.label.http_errors import answered
 from monai_kwtl.label.settings import LabelSettings
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.network_choice import network_for
-from monai_kwtl.pipeline import load_network, logits_of, tiles
+from monai_kwtl.label.state.labels import write_masks
+from monai_kwtl.label.state.outlines import geojson, mask_outlines, xml
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.networks.choice import load_network, network_for
+from monai_kwtl.pipeline.scoring import logits_of, tiles
 
 __all__ = ["KWTLInfer", "epistemic_infer"]
 

@@ -11,19 +11,19 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from monai_kwtl.bundle import versions
+from monai_kwtl.bundle.provenance import versions
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.answers import answered
-from monai_kwtl.label.label_import import whole
-from monai_kwtl.label.models import ModelFolder
+from monai_kwtl.label.http_errors import answered
 from monai_kwtl.label.settings import LabelSettings
-from monai_kwtl.label.sidecar import Scoring, Sidecar
-from monai_kwtl.label.studies import Studies
-from monai_kwtl.pipeline import score_item, strategy_of, tiles, window_scorer
-from monai_kwtl.score_store import settings_hash
-from monai_kwtl.strategies import FEATURE_STRATEGIES
+from monai_kwtl.label.state.database import Scoring, Sidecar
+from monai_kwtl.label.state.labels import whole
+from monai_kwtl.label.state.studies import Studies
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.pipeline.scoring import score_item, strategy_of, tiles, window_scorer
+from monai_kwtl.scoring.store import settings_hash
+from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
 
-__all__ = ["METHODS", "KWTLScoring", "unlabelled"]
+__all__ = ["KWTLScoring", "METHODS", "unlabelled"]
 
 METHODS = ("kwtl", "entropy", "mc_dropout")
 

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from monai_kwtl.box import Box
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.answers import answered, refuse
-from monai_kwtl.label.ranking import Pick, best_images, best_regions, unscored
-from monai_kwtl.label.scoring import KWTLScoring, unlabelled
+from monai_kwtl.label.http_errors import answered, refuse
 from monai_kwtl.label.settings import LabelSettings
-from monai_kwtl.label.sidecar import Lease, Scoring, Sidecar
-from monai_kwtl.label.studies import Studies, image_id
-from monai_kwtl.strategies import ImageScores
-from monai_kwtl.windows import WindowGrid
+from monai_kwtl.label.state.database import Lease, Scoring, Sidecar
+from monai_kwtl.label.state.ranking import Pick, best_images, best_regions, unscored
+from monai_kwtl.label.state.studies import Studies, image_id
+from monai_kwtl.label.tasks.scoring import KWTLScoring, unlabelled
+from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.grid import WindowGrid
+from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["KWTLStrategy"]
 

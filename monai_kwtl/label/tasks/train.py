@@ -11,20 +11,20 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from monai_kwtl.bundle import message_for_user
+from monai_kwtl.bundle.failures import message_for_user
+from monai_kwtl.bundle.foreign import TRAINING_OPTIONS, harmless, training_options
+from monai_kwtl.bundle.workflow import StageWorkflow
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.foreign import TRAINING_OPTIONS, harmless, training_options
-from monai_kwtl.json_file import write_text
-from monai_kwtl.label.answers import answered
 from monai_kwtl.label.datastore import FINAL, KWTLDatastore
-from monai_kwtl.label.models import ModelFolder
-from monai_kwtl.label.scoring import KWTLScoring
+from monai_kwtl.label.http_errors import answered
 from monai_kwtl.label.settings import LabelSettings
-from monai_kwtl.label.sidecar import Sidecar
-from monai_kwtl.label.studies import Studies, image_id
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import dump_selection
-from monai_kwtl.workflow import StageWorkflow
+from monai_kwtl.label.state.database import Sidecar
+from monai_kwtl.label.state.studies import Studies, image_id
+from monai_kwtl.label.state.weights import ModelFolder
+from monai_kwtl.label.tasks.scoring import KWTLScoring
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.selection.regions import Region, cost_of
+from monai_kwtl.utils.json_documents import write_text
 
 __all__ = ["KWTLTrain", "labelled_regions"]
 

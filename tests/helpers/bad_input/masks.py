@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from bad_input.cases import WITH_LABELS, Case, case, file_at, in_order
-from monai_kwtl.data import load_pool
-from monai_kwtl.oracle import write_region_masks
-from monai_kwtl.selection import Region, cost_of
-from monai_kwtl.selection_file import dump_selection
+from monai_kwtl.benchmark.experiments.annotator import write_region_masks
+from monai_kwtl.data.pool import load_pool
+from monai_kwtl.project.selection_file import dump_selection
+from monai_kwtl.selection.regions import Region, cost_of
 
 
 def _labels(folder: Path) -> list[Path]:

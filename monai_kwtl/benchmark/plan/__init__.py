@@ -1,0 +1,32 @@
+"""What the benchmark runs: data sets, methods, schedules, and the table of results it fills."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["case", "config", "methods", "rows", "schedules", "store", "targets"],
+    submod_attrs={
+        "case": ["Case", "WEIGHED_BY", "forget_data", "source_names"],
+        "config": ["Config", "SIMULATED", "make_config", "read_config"],
+        "methods": ["Method", "Tuning", "VARIANTS", "Variant"],
+        "rows": [
+            "BASELINES",
+            "COLUMNS",
+            "KEYS",
+            "Key",
+            "Row",
+            "Scope",
+            "TIME_COLUMNS",
+            "WITHOUT_BUDGET",
+            "merged_rows",
+            "missing_cells",
+            "read_rows",
+            "read_times",
+            "rows_text",
+            "table_text",
+        ],
+        "schedules": ["OVERRIDES", "SCHEDULES", "Schedule", "schedule_named"],
+        "store": ["Store", "derived_seed", "digest", "folder_hash", "grid_of"],
+        "targets": ["TARGETS", "Target", "make_splits", "target_named"],
+    },
+)

@@ -1,0 +1,18 @@
+"""Options, paths and errors of a stage: what the configs of `bundles/kwtl` need around MONAI."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["failures", "foreign", "options", "paths", "presets", "pretext", "provenance", "workflow"],
+    submod_attrs={
+        "failures": ["message_for_user", "one_line_errors"],
+        "foreign": ["TRAINING_OPTIONS", "check_data", "harmless", "training_options"],
+        "options": ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line"],
+        "paths": ["bundle_root", "place"],
+        "presets": ["PRESETS", "choose_strategy", "default_strategy", "preset_value"],
+        "pretext": ["auto_pretext"],
+        "provenance": ["score_settings", "versions"],
+        "workflow": ["StageWorkflow", "project_folder", "scoring_settings", "start"],
+    },
+)

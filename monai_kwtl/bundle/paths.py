@@ -1,0 +1,69 @@
+"""Where a stage reads and writes."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from monai_kwtl.bundle.options import command_line
+from monai_kwtl.errors import KWTLError
+from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
+from monai_kwtl.synthetic import make_demo_pool
+from monai_kwtl.utils.distributed import on_main_process
+
+__all__ = ["bundle_root", "place"]
+
+
+def bundle_root() -> str:
+    """Return the folder of the bundle: that of the command line's config, else the current one or ``bundles/kwtl``.
+
+    A ``StageWorkflow`` knows its own, and does not ask.
+    """
+    files = (command_line() or {}).get("config_file")
+    if files:
+        return str(Path(files if isinstance(files, str) else files[0]).parent.parent)
+    return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
+
+
+class Place(NamedTuple):
+    """Where a stage reads and writes."""
+
+    dataset: Path
+    output: Path
+
+
+def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: bool = False) -> Place:
+    """Return the data set and the output folder of a stage.
+
+    Args:
+        dataset_dir: folder of images; None stands for the simulated demo pool, which is made on first use.
+        output_dir: folder for results; None is ``output/<name of the data set>/<stage>``.
+        stage: name of the stage.
+        further: whether this is a further round of the stage: without an ``output_dir`` its folder is the first of
+            ``<stage>_2``, ``<stage>_3``, ... that holds no selection yet.
+
+    Raises:
+        KWTLError: when results would be written among the images, and be taken for images by the next run.
+    """
+    if dataset_dir is None:
+        output = Path("output/demo", stage) if output_dir is None else Path(str(output_dir))
+        pool = output.parent / "pool" if output_dir is None else output / "pool"
+        on_main_process(partial(make_demo_pool, pool))
+        return Place(pool, output)
+    dataset = Path(str(dataset_dir))
+    name = dataset.resolve().name or "images"
+    output = Path("output", name, stage) if output_dir is None else Path(str(output_dir))
+    if further and output_dir is None:
+        folders = (output.with_name(f"{stage}_{number}") for number in count(2))
+        output = next(folder for folder in folders if not (folder / "selection.json").exists())
+    images = dataset / "images" if (dataset / "images").is_dir() else dataset
+    if output.is_dir() and images.is_dir() and output.samefile(images) and _holds_images(images):
+        raise KWTLError(f"{output} is the folder of the images themselves; choose another --output_dir.")
+    return Place(dataset, output)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(has_suffix(path, SUFFIXES) for path in folder.iterdir())

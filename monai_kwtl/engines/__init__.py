@@ -1,0 +1,24 @@
+"""Meta-training, tuning and mean-teacher training as Ignite engines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["evaluators", "foreground", "mean_teacher", "reptile", "tuning", "tuning_trainer"],
+    submod_attrs={
+        "evaluators": ["PoolEvaluator"],
+        "foreground": ["foreground_share", "share_for"],
+        "mean_teacher": ["MeanTeacherTrainer", "OwnStatistics", "consistency_weight", "make_teacher"],
+        "reptile": [
+            "BUFFERS",
+            "CropSource",
+            "ReptileTrainer",
+            "counters_in_a_row",
+            "floats_in_a_row",
+            "move_towards",
+            "network_state",
+            "restore",
+        ],
+        "tuning_trainer": ["TuningTrainer"],
+    },
+)

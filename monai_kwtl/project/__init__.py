@@ -1,0 +1,67 @@
+"""The files of a labelling project: what was chosen, what came back, which model came of it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "file_names",
+        "history",
+        "mask_index",
+        "next_round",
+        "project_file",
+        "region_masks",
+        "selection_file",
+        "selection_folder",
+        "support_set",
+    ],
+    submod_attrs={
+        "file_names": ["mask_file_names", "region_file_names", "safe_stems"],
+        "history": [
+            "TrainingNote",
+            "curve",
+            "curve_of",
+            "expect_selection",
+            "mask_facts",
+            "note_masks",
+            "note_missed",
+            "note_selection",
+            "note_training",
+        ],
+        "mask_index": ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_record"],
+        "next_round": [
+            "own_weights",
+            "predicting_weights",
+            "project_folder",
+            "scoring_weights",
+            "stage_of_round",
+            "starting_weights",
+            "taken_regions",
+        ],
+        "project_file": [
+            "PROJECT_NAME",
+            "check_noted",
+            "expected_selections",
+            "forget_selection",
+            "now",
+            "read_project",
+            "regions_of",
+            "relative",
+            "remember_selection",
+            "selection_sha256",
+            "update_project",
+        ],
+        "region_masks": ["MaskFolder", "check_images", "labelled_regions", "read_region_masks"],
+        "selection_file": [
+            "FORMAT",
+            "SELECTION_NAME",
+            "dump_selection",
+            "portable",
+            "read_region",
+            "read_selection",
+            "region_to_dict",
+        ],
+        "selection_folder": ["check_output", "feature_collection", "write_selection"],
+        "support_set": ["Parts", "hold_out", "of_whole_images", "read_support"],
+    },
+)

@@ -1,0 +1,49 @@
+"""Files, hashes, text and processes: nothing that knows of images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "atomic",
+        "caching",
+        "distributed",
+        "findings",
+        "hashing",
+        "json_documents",
+        "prefetch",
+        "sampling",
+        "tensorboard",
+        "text",
+    ],
+    submod_attrs={
+        "atomic": ["remove_leftovers", "remove_unfinished", "replaced", "sync_folder", "written_whole"],
+        "caching": ["remembering"],
+        "distributed": [
+            "FailedElsewhereError",
+            "Ranks",
+            "agreed",
+            "alone",
+            "barrier",
+            "connect",
+            "first_to_fail",
+            "gathered",
+            "is_main_process",
+            "joined",
+            "local_rank",
+            "on_main_process",
+            "ranks",
+            "share",
+            "start",
+            "started_together",
+            "stop",
+        ],
+        "findings": ["Finding", "NOTE", "OK", "WRONG", "print_findings"],
+        "hashing": ["file_sha256"],
+        "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"],
+        "prefetch": ["PrefetchingLoader", "prefetched"],
+        "sampling": ["evenly", "spread"],
+        "tensorboard": ["masked_crc32c", "open_log", "remove_log"],
+        "text": ["format_seconds", "format_table"],
+    },
+)

@@ -1,0 +1,14 @@
+"""The window grid of an image, exact sums over it, and what is known of each window."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["blocks", "box", "grid", "scores"],
+    submod_attrs={
+        "blocks": ["CellReduction", "cells_of", "window_extremes"],
+        "box": ["Box"],
+        "grid": ["WindowGrid", "block_sums", "window_starts"],
+        "scores": ["ImageScores", "flat_windows", "free_windows"],
+    },
+)

@@ -58,8 +58,8 @@ def test_a_training_is_saved_and_resumed_whatever_handlers_a_user_gives(name):
     targets = [handler["_target_"] for handler in config["train"]["handlers"]]  # MONAI asks each for it
     own = {
         "LrScheduleHandler",
-        "monai_kwtl.handlers.validation.HeldOutValidation",
-        "monai_kwtl.handlers.progress.ProgressLog",
+        "monai_kwtl.handlers.HeldOutValidation",
+        "monai_kwtl.handlers.ProgressLog",
     }
     assert set(targets) <= own
 

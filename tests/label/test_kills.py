@@ -413,22 +413,27 @@ def test_an_interrupted_training_is_known_and_goes_on_to_the_weights_of_an_unint
 
     begun, store, others = trainer("interrupted")
     before = others.sha256()
-    save = StageCheckpoint.save
+    save = StageCheckpoint.__call__
 
-    def dying(self, iteration):
-        save(self, iteration)
-        if iteration == 2:
+    def dying(self, engine):
+        save(self, engine)
+        if engine.state.iteration == 2:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(StageCheckpoint, "save", dying)
+        patch.setattr(StageCheckpoint, "__call__", dying)
         with pytest.raises(Killed):
             begun({"rescore": False, "seed": 5}, store)
     assert others.sha256() == before
     assert others.interrupted()[0].name == "0001" and begun.stats()["interrupted"] == "0001"
     first_steps = []
     with monkeypatch.context() as patch:
-        patch.setattr(StageCheckpoint, "save", lambda self, number: first_steps.append(number) or save(self, number))
+
+        def counting(self, engine):
+            first_steps.append(engine.state.iteration)
+            save(self, engine)
+
+        patch.setattr(StageCheckpoint, "__call__", counting)
         begun({"resume": True}, store)
     assert first_steps[0] == 3
     assert others.interrupted() is None and "interrupted" not in begun.stats()

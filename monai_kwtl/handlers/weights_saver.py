@@ -85,6 +85,7 @@ class WeightsSaver:
             )
         save_atomically(state, self.path)
         described = network_note(network, self.rescale)
-        note = {**self.created_with, **(facts or {}), "network": described, "sha256": file_sha256(self.path)}
+        note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
+        note |= {} if described is None else {"network": described}
         with written_whole(self.path.with_suffix(".json")) as unfinished:
             unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")

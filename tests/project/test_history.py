@@ -425,7 +425,7 @@ def select_and_die(monkeypatch, where, **knobs):
 def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
     place, monkeypatch, capsys, next_command
 ):
-    select_and_die(monkeypatch, "rounds.update_project")
+    select_and_die(monkeypatch, "project.history.update_project")
     selection = Path("output/images/select/selection.json")
     assert selection.exists() and read_project("images") == []
     if next_command == "status":
@@ -440,7 +440,7 @@ def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
     assert not list(Path("images").glob(".*expected*"))
 
 
-@pytest.mark.parametrize("where", ["regions._replace", "handlers.write_selection", "rounds.forget_selection"])
+@pytest.mark.parametrize("where", ["project.selection_folder._replace", "handlers.selection_saver.write_selection", "project.history.forget_selection"])
 def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place, monkeypatch, where):
     select_and_die(monkeypatch, where)
     assert main(["status", "images"]) == 0
@@ -453,7 +453,7 @@ def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place,
 
 def test_a_former_selection_that_was_not_to_be_noted_is_not_noted_for_a_later_one_that_died(place, monkeypatch):
     select(project="false")
-    select_and_die(monkeypatch, "handlers.write_selection", overwrite="true", budget_windows=1)
+    select_and_die(monkeypatch, "handlers.selection_saver.write_selection", overwrite="true", budget_windows=1)
     assert main(["status", "images"]) == 0 and read_project("images") == []
 
 

@@ -571,9 +571,9 @@ def test_torchrun_with_a_killed_process_shows_one_line_of_ours(rank, place, tmp_
 
 def test_a_process_that_is_told_to_end_says_why():
     script = (
-        "import os, signal, time\nfrom monai_kwtl import bundle, distributed\n"
+        "import os, signal, time\nfrom monai_kwtl.bundle import failures\nfrom monai_kwtl.utils import distributed\n"
         "distributed.rendezvous = lambda *_, **__: iter([(distributed.dist.HashStore(), 0, 2)])\n"
-        "bundle.one_line_errors()\ndistributed.connect()\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
+        "failures.one_line_errors()\ndistributed.connect()\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
     )
     together = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     command, environment = [sys.executable, "-c", script], os.environ | ALONE | together

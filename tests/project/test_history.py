@@ -440,7 +440,14 @@ def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
     assert not list(Path("images").glob(".*expected*"))
 
 
-@pytest.mark.parametrize("where", ["project.selection_folder._replace", "handlers.selection_saver.write_selection", "project.history.forget_selection"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "project.selection_folder._replace",
+        "handlers.selection_saver.write_selection",
+        "project.history.forget_selection",
+    ],
+)
 def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place, monkeypatch, where):
     select_and_die(monkeypatch, where)
     assert main(["status", "images"]) == 0

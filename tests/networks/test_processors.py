@@ -36,8 +36,9 @@ OTHERS = {  # besides the machine's own, under which the suite itself runs
 
 # the tests of what oneDNN and ATen compute
 NUMERIC = """
-adaptation board contrast features flips inferers networks normalization pooling rectified score_tiles scoring
-selection selection_saver window_inferer
+handlers/batch_norm handlers/selection_saver inferers/flips inferers/tiled networks/batch_norm_statistics networks/fcrn
+networks/pooling networks/rectified report/tensorboard scoring/contrast scoring/features scoring/measures scoring/tiles
+scoring/window_scores selection/select
 """.split()
 
 CHILD = """
@@ -115,7 +116,7 @@ def test_another_instruction_set_gives_near_scores_and_the_same_regions(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", OTHERS.values(), ids=OTHERS)
 def test_the_numeric_tests_pass_under_each_instruction_set(variables, tmp_path):
-    files = [f"tests/test_{name}.py" for name in NUMERIC]
+    files = [f"tests/{name.replace('/', '/test_')}.py" for name in NUMERIC]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/t",
          *files],

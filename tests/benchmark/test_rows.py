@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from made_up import COLUMNS, cell, grid, write_csv
 
-from monai_kwtl.benchmark.plan.methods import METHODS as GRID_METHODS
-from monai_kwtl.benchmark.plan.rows import METHODS, merged_rows, missing_cells, read_rows, read_times, rows_text
+from monai_kwtl.benchmark.plan.rows import merged_rows, missing_cells, read_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
 
 
@@ -107,10 +106,6 @@ def test_each_missing_cell_is_named(tmp_path):
         ["random", 1, 0, 0],
         ["full", 0, 2, 2],
     ]
-
-
-def test_the_methods_of_the_tables_are_those_of_the_grid():
-    assert sorted(METHODS) == sorted(GRID_METHODS)
 
 
 def test_several_files_are_put_together_and_their_rows_written_as_they_were(tmp_path):

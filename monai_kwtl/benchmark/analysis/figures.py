@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from monai_kwtl.benchmark.analysis.tables import without_budget
-from monai_kwtl.benchmark.plan.rows import METHODS, SCOPE, WITHOUT_BUDGET
+from monai_kwtl.benchmark.plan.methods import METHODS
+from monai_kwtl.benchmark.plan.rows import SCOPE, WITHOUT_BUDGET
 from monai_kwtl.utils.atomic import replaced
 
 __all__ = ["LOOKS", "draw_budget_curves", "draw_variant_curves"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_kwtl.benchmark.plan.methods import METHODS
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.utils.json_documents import short
 
@@ -17,7 +18,6 @@ __all__ = [
     "COLUMNS",
     "KEYS",
     "Key",
-    "METHODS",
     "RUN",
     "SCOPE",
     "TIME_COLUMNS",
@@ -31,34 +31,6 @@ __all__ = [
     "rows_text",
 ]
 
-METHODS = (
-    "top_k_soft",
-    "top_k_hard",
-    "coverage",
-    "entropy",
-    "mc_dropout",
-    "random",
-    "random_stratified",
-    "foreground_random",
-    "strided",
-    "top_k_kl",
-    "top_k_jsd",
-    "power",
-    "two_thirds",
-    "balanced",
-    "balanced_2_rounds",
-    "balanced_3_rounds",
-    "herding",
-    "herding_2_rounds",
-    "herding_3_rounds",
-    "random_then_coverage",
-    "random_then_power",
-    "random_then_foreground",
-    "typical",
-    "k_centre",
-    "pretext_only",
-    "full",
-)
 BASELINES = ("random", "random_stratified", "foreground_random")
 WITHOUT_BUDGET = ("pretext_only", "full")  # no windows are chosen: all labels, or none
 
@@ -93,9 +65,9 @@ _ORDER = {  # names that come first, in the paper's order; others follow by name
     "protocol": ("random", "blocked"),
     "variant": ("base",),
     "budget_kind": ("shots", "pixels"),
-    "method": METHODS,
+    "method": tuple(METHODS),
 }
-_NAMES = {"method": METHODS, "budget_kind": ("shots", "pixels")}
+_NAMES = {name: _ORDER[name] for name in ("method", "budget_kind")}
 _WORDS = ("target", "protocol", "schedule", "variant", "device")
 _SHARES = ("mean_iou", "pooled_iou", "dice", "foreground_share")
 _FORMS = {  # how columns are written; other numbers have six digits

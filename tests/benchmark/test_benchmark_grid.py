@@ -75,7 +75,8 @@ def test_networks_and_scores_are_made_once_and_before_what_needs_them(knobs):
 
 
 def test_all_methods_begin_with_the_same_weights_and_see_batches_of_one_seed(knobs):
-    cells = cells_of(make_config({**knobs, "methods": list(METHODS)[:-1], "variants": ["base", "source_only"]}))
+    methods = [name for name in METHODS if name != "pretext_only"]
+    cells = cells_of(make_config({**knobs, "methods": methods, "variants": ["base", "source_only"]}))
     settings = [case.cell_settings(key) for case, key in cells]
     assert len({(found["start"], found["seed"], found["support_steps"]) for found in settings}) == 1
 

@@ -10,7 +10,6 @@ from monai_kwtl.benchmark.experiments.bench import Bench
 from monai_kwtl.benchmark.experiments.experiment import part_of
 from monai_kwtl.benchmark.plan.config import make_config
 from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS, Tuning
-from monai_kwtl.benchmark.plan.rows import METHODS as METHODS_OF_ROWS
 from monai_kwtl.benchmark.plan.store import Store
 from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
 from monai_kwtl.benchmark.runs.run import run_protocol
@@ -152,7 +151,3 @@ def test_parts_of_a_budget_add_up_to_it():
     assert part_of(Budget(pixels=100), 2, 3, Cost(1, 1, 64), least=64) is None
     assert part_of(Budget(pixels=100), 2, 2, Cost(1, 1, 40)) == Budget(pixels=60)
     assert part_of(Budget(windows=2), 3, 4, Cost(2, 1, 40)) is None
-
-
-def test_results_know_all_methods():
-    assert set(METHODS) == set(METHODS_OF_ROWS)

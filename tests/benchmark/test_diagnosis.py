@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -58,8 +59,7 @@ def test_a_finished_grid_is_looked_at(knobs, tmp_path):
         diagnose(config)
     run_protocol(config, "grid")
     table = diagnose(config)
-    names = [column.name for column in table.columns]
-    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    rows = table.data.to_dict("records")
     assert {(row["method"], row["images' worth"]) for row in rows} == {
         (method, budget) for method in ("random", "typical") for budget in (1.0, 2.0)
     }
@@ -67,7 +67,7 @@ def test_a_finished_grid_is_looked_at(knobs, tmp_path):
     assert rows[0]["of the pool %"] == pytest.approx(100 * np.mean(labels))
     assert all(0 < row["even images"] <= 1 and 0 <= row["distance to the pool"] < 1 for row in rows)
     means = summary(table)
-    assert len(means.rows) == 4 and {row[3] for row in means.rows} == {"1"}
+    assert means.data["splits"].tolist() == [1] * 4
     draw(table, tmp_path / "d.png")
     with Image.open(tmp_path / "d.png") as picture:
         assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 20
@@ -97,12 +97,13 @@ def test_iou_goes_with_foreground_where_it_does():
         for split, level in (("0", 50.0), ("1", 20.0))
         for ratio, above in ((0.5, 4.0), (0.8, 1.0), (1.0, 0.0), (1.2, 1.0), (1.5, 2.0), (2.0, 4.0))
     ]
-    table = by_foreground(Table("diagnosis", COLUMNS, tuple(rows)))
-    assert [row[4:] for row in table.rows] == [
+    data = pd.DataFrame(rows, columns=COLUMNS)
+    found = by_foreground(Table("diagnosis", data)).data
+    assert [row[4:] for row in found.itertuples(index=False, name=None)] == [
         (0.5, 0.5, 2, -2.0), (0.8, 0.8, 2, 1.0), (1.0, 1.0, 2, 2.0), (1.2, 1.2, 2, 1.0), (1.5, 1.5, 2, 0.0),
         (2.0, 2.0, 2, -2.0),
     ]  # fmt: skip
-    assert not by_foreground(Table("diagnosis", COLUMNS, tuple(rows[:5]))).rows, "too few for six parts"
+    assert by_foreground(Table("diagnosis", data[:5])).data.empty, "too few for six parts"
 
 
 def test_a_grid_without_features_is_refused(knobs):

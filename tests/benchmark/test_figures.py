@@ -7,14 +7,14 @@ from PIL import Image
 from scipy.ndimage import label
 
 from monai_kwtl.benchmark.analysis.figures import LOOKS, draw_budget_curves, draw_variant_curves
-from monai_kwtl.benchmark.analysis.tables import grouped, paper_numbers
+from monai_kwtl.benchmark.analysis.tables import paper_numbers
 from monai_kwtl.benchmark.plan.rows import read_rows
 
 
 @pytest.fixture
-def groups_of(tmp_path):
+def rows_of(tmp_path):
     def make(cells):
-        return grouped(read_rows(write_csv(tmp_path / "r.csv", cells)))
+        return read_rows(write_csv(tmp_path / "r.csv", cells))
 
     return make
 
@@ -27,36 +27,36 @@ def colours(path) -> set[tuple[int, ...]]:
 VERMILION, BLUE, SKY = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x56, 0xB4, 0xE9)
 
 
-def test_nothing_to_draw_leaves_no_file(groups_of, tmp_path):
-    groups = groups_of([cell(), cell(method="full", budget=0)])
-    assert not draw_budget_curves(groups, "pixels", "budget", tmp_path / "a.png")
-    assert not draw_variant_curves(groups, ["source_only"], tmp_path / "b.png")
+def test_nothing_to_draw_leaves_no_file(rows_of, tmp_path):
+    rows = rows_of([cell(), cell(method="full", budget=0)])
+    assert not draw_budget_curves(rows, "pixels", "budget", tmp_path / "a.png")
+    assert not draw_variant_curves(rows, ["source_only"], tmp_path / "b.png")
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_each_method_is_drawn_in_its_colour(groups_of, tmp_path):
+def test_each_method_is_drawn_in_its_colour(rows_of, tmp_path):
     cells = grid(targets=("TNBC",), splits=2, methods=("top_k_soft", "coverage"), budgets=(1, 3), kinds=("shots",))
-    groups = groups_of(cells)
-    assert draw_budget_curves(groups, "shots", "budget", tmp_path / "a.png")
+    rows = rows_of(cells)
+    assert draw_budget_curves(rows, "shots", "budget", tmp_path / "a.png")
     assert {VERMILION, BLUE} <= colours(tmp_path / "a.png") and SKY not in colours(tmp_path / "a.png")
-    assert draw_budget_curves(groups, "shots", "budget", tmp_path / "b.png", paper_numbers())
+    assert draw_budget_curves(rows, "shots", "budget", tmp_path / "b.png", paper_numbers())
     assert SKY in colours(tmp_path / "b.png")
 
 
-def test_the_papers_curves_are_not_drawn_beside_another_protocol(groups_of, tmp_path):
-    draw_budget_curves(groups_of([cell(protocol="blocked")]), "shots", "budget", tmp_path / "a.png", paper_numbers())
+def test_the_papers_curves_are_not_drawn_beside_another_protocol(rows_of, tmp_path):
+    draw_budget_curves(rows_of([cell(protocol="blocked")]), "shots", "budget", tmp_path / "a.png", paper_numbers())
     assert SKY not in colours(tmp_path / "a.png")
 
 
-def test_nothing_labelled_has_no_place_among_pixels(groups_of, tmp_path):
+def test_nothing_labelled_has_no_place_among_pixels(rows_of, tmp_path):
     none = cell(method="coverage", unique_pixels=0)
-    assert draw_budget_curves(groups_of([none]), "shots", "unique_pixels", tmp_path / "a.png")
-    assert draw_budget_curves(groups_of([none, cell()]), "shots", "unique_pixels", tmp_path / "b.png")
+    assert draw_budget_curves(rows_of([none]), "shots", "unique_pixels", tmp_path / "a.png")
+    assert draw_budget_curves(rows_of([none, cell()]), "shots", "unique_pixels", tmp_path / "b.png")
     assert VERMILION in colours(tmp_path / "b.png")
 
 
-def test_a_variant_is_drawn_where_there_is_no_base(groups_of, tmp_path):
-    assert draw_variant_curves(groups_of([cell(variant="source_only")]), ["source_only"], tmp_path / "a.png")
+def test_a_variant_is_drawn_where_there_is_no_base(rows_of, tmp_path):
+    assert draw_variant_curves(rows_of([cell(variant="source_only")]), ["source_only"], tmp_path / "a.png")
     assert VERMILION in colours(tmp_path / "a.png")
 
 
@@ -66,9 +66,9 @@ def test_methods_stay_apart_without_colour():
 
 
 @pytest.mark.parametrize("targets", [1, 2, 4, 5])
-def test_any_number_of_targets_has_its_panels(groups_of, tmp_path, targets):
-    groups = groups_of([cell(target=f"set {n}", mean_iou=0.1 * n) for n in range(targets)])
-    draw_budget_curves(groups, "shots", "unique_pixels", tmp_path / "a.png")
+def test_any_number_of_targets_has_its_panels(rows_of, tmp_path, targets):
+    rows = rows_of([cell(target=f"set {n}", mean_iou=0.1 * n) for n in range(targets)])
+    draw_budget_curves(rows, "shots", "unique_pixels", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     marks = np.abs(pixels - VERMILION).sum(axis=2) < 30

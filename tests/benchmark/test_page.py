@@ -5,12 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_up import COLUMNS, cell, grid, write_csv
 from PIL import Image
 
 from monai_kwtl.benchmark.analysis import page
 from monai_kwtl.benchmark.analysis.page import write_page
+from monai_kwtl.benchmark.plan.rows import read_rows, read_times
 from monai_kwtl.errors import KWTLError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,12 @@ def test_a_single_cell_makes_a_page(tmp_path):
     assert "| top_k_soft | 1 | 1 | 50.0 | - | 47.1 |" in text
 
 
+def test_variants_have_areas_of_their_own_on_the_page(tmp_path):
+    cells = grid(targets=("TNBC",), methods=("balanced", "random"), variants=("dice_bce", "flips"), kinds=("pixels",))
+    text = write_page(write_csv(tmp_path / "r.csv", cells), tmp_path / "page", {}).read_text()
+    assert all(f"| {variant} | balanced | log pixels | " in text for variant in ("dice_bce", "flips"))
+
+
 def test_missing_cells_are_said_and_counted(tmp_path):
     cells = grid(targets=("TNBC",), splits=2, methods=("random",), budgets=(1, 3), kinds=("shots",))
     del cells[0]
@@ -116,3 +124,13 @@ def test_the_command_takes_what_lies_beside_the_results(tmp_path):
     (tmp_path / "about.json").write_text("[]")
     with pytest.raises(KWTLError, match="about.json: must hold an object"):
         page.run(parser.parse_args([str(results), "--output", str(tmp_path / "page")]))
+
+
+def test_the_published_results_give_the_published_tables(tmp_path):
+    published = ROOT / "docs" / "results"
+    made = page.tables_of(read_rows(published / "results.csv"), read_times())
+    for name in sorted(made.keys() - {"times"}):
+        (tmp_path / "made.csv").write_text(made[name].csv())
+        found, theirs = pd.read_csv(tmp_path / "made.csv"), pd.read_csv(published / f"{name}.csv")
+        # the last digit may differ where a number lies halfway between two
+        pd.testing.assert_frame_equal(found, theirs, rtol=1e-5, atol=0.011, obj=name)

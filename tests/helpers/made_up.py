@@ -62,6 +62,7 @@ QUALITY = {
     "random_stratified": 0.05,
     "foreground_random": 0.07,
     "strided": 0.045,
+    "balanced": 0.06,
 }
 LEVEL = {"TNBC": 0.42, "ssTEM": 0.5, "B5": 0.85, "B39": 0.8}
 COVERED = {"top_k_soft": 0.2, "top_k_hard": 0.22, "entropy": 0.25, "mc_dropout": 0.3}  # of the area of its windows

@@ -9,12 +9,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist, pdist
 
 from monai_kwtl.benchmark.analysis.figures import LOOKS
-from monai_kwtl.benchmark.analysis.layout import Column, Table
+from monai_kwtl.benchmark.analysis.layout import Table
 from monai_kwtl.benchmark.experiments.bench import Bench
 from monai_kwtl.benchmark.experiments.experiment import select
 from monai_kwtl.benchmark.plan.config import Config, read_config
@@ -46,20 +47,16 @@ __all__ = [
 _HINT = "make room, or choose another --output"
 BINS = 6  # of by_foreground
 _SAMPLE = 2000  # windows of a pool that distances are taken of
-COLUMNS = (
-    *map(Column, ("target", "protocol", "variant", "split", "method")),
-    Column("images' worth", "g"),
-    Column("windows", ".0f"),
-    Column("images", ".0f"),
-    Column("even images", ".2f"),
-    Column("foreground %", ".2f"),
-    Column("of the pool %", ".2f"),
-    Column("feature spread", ".3f"),
-    Column("distance to the pool", ".3f"),
-    Column("mean IoU %", ".2f"),
-    Column("over", ".3f"),
-    Column("under", ".3f"),
-)
+_PANEL = ["target", "protocol", "variant", "images' worth"]
+_FORMS = {
+    "images' worth": "g",
+    **dict.fromkeys(("windows", "images"), ".0f"),
+    **dict.fromkeys(("even images", "foreground %", "of the pool %"), ".2f"),
+    **dict.fromkeys(("feature spread", "distance to the pool"), ".3f"),
+    "mean IoU %": ".2f",
+    **dict.fromkeys(("over", "under"), ".3f"),
+}
+COLUMNS = ["target", "protocol", "variant", "split", "method", *_FORMS]
 
 
 def image_spread(regions: Sequence[Region], images: int) -> float:
@@ -146,7 +143,7 @@ def diagnose(config: Config) -> Table:
             rows.append(_row(case, key, store, names[key], points[at], shares[at[:3]]))
     if not rows:
         raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")
-    return Table("diagnosis", COLUMNS, tuple(rows))
+    return Table("diagnosis", pd.DataFrame(rows, columns=COLUMNS), _FORMS)
 
 
 def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share: float) -> tuple[Any, ...]:
@@ -163,21 +160,15 @@ def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share
 
 def summary(table: Table) -> Table:
     """Means over splits and seeds of :func:`diagnose`, a row for each method and budget, the best IoU first."""
-    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for row in table.rows:
-        groups.setdefault((*row[:3], row[5], row[4]), []).append(row)
-    rows = [
-        (*scope, str(len(found)), method, budget, *np.mean([row[6:] for row in found], axis=0).tolist())
-        for (*scope, budget, method), found in groups.items()
-    ]
-    columns = tuple(Column("splits") if column.name == "split" else column for column in table.columns)
-    rows.sort(key=lambda row: (*row[:3], row[5], -row[13]))
-    return Table("diagnosis_means", columns, tuple(rows))
-
-
-def _records(table: Table) -> list[dict[str, Any]]:
-    names = [column.name for column in table.columns]
-    return [dict(zip(names, row, strict=True)) for row in table.rows]
+    keys = [*_PANEL, "method"]
+    groups = table.data.groupby(keys, sort=False)
+    means = groups[[name for name in _FORMS if name not in keys]].mean()
+    means["splits"] = groups.size()
+    means = means.reset_index().sort_values(
+        [*_PANEL, "mean IoU %"], ascending=[*[True] * len(_PANEL), False], kind="stable"
+    )
+    columns = ["splits" if name == "split" else name for name in COLUMNS]
+    return Table("diagnosis_means", means[columns], _FORMS)
 
 
 def by_foreground(table: Table) -> Table:
@@ -190,23 +181,17 @@ def by_foreground(table: Table) -> Table:
         For each target, variant and budget with six sets at least, a row a part: foreground over that of the pool, from
         and to, the number of sets, and the mean of their IoU less the mean of their split.
     """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in _records(table):
-        groups.setdefault((row["target"], row["protocol"], row["variant"], row["images' worth"]), []).append(row)
     rows: list[tuple[Any, ...]] = []
-    for scope, found in groups.items():
+    for scope, found in table.data.groupby(_PANEL, sort=False):
         if len(found) < BINS:
             continue
-        splits, iou = np.array([row["split"] for row in found]), np.array([row["mean IoU %"] for row in found])
-        above = iou - np.array([iou[splits == split].mean() for split in splits])
-        ratio = np.array([row["foreground %"] / max(row["of the pool %"], 1e-9) for row in found])
+        above = (found["mean IoU %"] - found.groupby("split")["mean IoU %"].transform("mean")).to_numpy()
+        ratio = (found["foreground %"] / found["of the pool %"].clip(lower=1e-9)).to_numpy()
         for part in np.array_split(np.argsort(ratio, kind="stable"), BINS):
             rows.append((*scope, ratio[part[0]], ratio[part[-1]], len(part), above[part].mean()))
-    columns = (
-        *table.columns[:3], Column("images' worth", "g"), Column("foreground over the pool's, from", ".2f"),
-        Column("to", ".2f"), Column("sets", ".0f"), Column("IoU less mean of split", "+.1f"),
-    )  # fmt: skip
-    return Table("diagnosis_foreground", columns, tuple(rows))
+    forms = {"foreground over the pool's, from": ".2f", "to": ".2f", "sets": ".0f", "IoU less mean of split": "+.1f"}
+    data = pd.DataFrame(rows, columns=[*_PANEL, *forms])
+    return Table("diagnosis_foreground", data, {"images' worth": "g", **forms})
 
 
 def draw(table: Table, path: str | Path) -> None:
@@ -216,22 +201,18 @@ def draw(table: Table, path: str | Path) -> None:
         table: of :func:`diagnose`.
         path: of the PNG.
     """
-    rows = _records(table)
-    keys = ("target", "protocol", "variant", "images' worth")
-    panels = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
-    axes_of = (
-        (
-            "foreground of the windows over that of the pool",
-            lambda r: r["foreground %"] / r["of the pool %"],
-        ),
-        ("distance of the pool to the windows", lambda r: r["distance to the pool"]),
-    )
+    data = table.data.assign(share=table.data["foreground %"] / table.data["of the pool %"])
+    panels = list(data.groupby(_PANEL, sort=False))
+    labels = {
+        "share": "foreground of the windows over that of the pool",
+        "distance to the pool": "distance of the pool to the windows",
+    }
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.0, 2.9 * len(panels) + 0.8), layout="constrained")
         FigureCanvasAgg(figure)
         handles = {}
-        for line, (target, protocol, variant, budget) in enumerate(panels):
-            for column, (label, value) in enumerate(axes_of):
+        for line, ((target, protocol, variant, budget), rows) in enumerate(panels):
+            for column, (name, label) in enumerate(labels.items()):
                 axes = figure.add_subplot(len(panels), 2, 2 * line + column + 1)
                 axes.grid(True, color="#DDDDDD", linewidth=0.6)
                 axes.set_axisbelow(True)
@@ -240,12 +221,11 @@ def draw(table: Table, path: str | Path) -> None:
                     axes.set_ylabel("mean IoU, %")
                     axes.axvline(1.0, color="#999999", linestyle=":")
                 for method, look in LOOKS.items():
-                    here = (target, protocol, variant, budget, method)
-                    mine = [row for row in rows if tuple(row[key] for key in (*keys, "method")) == here]
-                    if mine:
+                    mine = rows[rows["method"] == method]
+                    if len(mine):
                         dots = axes.scatter(
-                            [value(r) for r in mine], [r["mean IoU %"] for r in mine],
-                            color=look.color, marker=look.marker, s=24, alpha=0.8, label=look.label,
+                            mine[name], mine["mean IoU %"], color=look.color, marker=look.marker, s=24, alpha=0.8,
+                            label=look.label,
                         )  # fmt: skip
                         handles[look.label] = dots
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False)

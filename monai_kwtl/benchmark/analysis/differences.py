@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from monai_kwtl.benchmark.analysis.layout import Column, Table, markdown_table, shown
-from monai_kwtl.benchmark.analysis.statistics import Comparison, area_under_curve, compare, spread
-from monai_kwtl.benchmark.analysis.tables import Groups
+from monai_kwtl.benchmark.analysis.layout import Table, markdown_table, shown
+from monai_kwtl.benchmark.analysis.statistics import area_under_curve, compare
 from monai_kwtl.benchmark.plan.methods import VARIANTS, Variant
-from monai_kwtl.benchmark.plan.rows import BASELINES, METHODS, WITHOUT_BUDGET, Row, Scope, missing_cells
+from monai_kwtl.benchmark.plan.rows import BASELINES, RUN, SCOPE, WITHOUT_BUDGET, missing_cells, places
 
 __all__ = [
     "ablation_table",
@@ -27,51 +26,53 @@ __all__ = [
     "window_table",
 ]
 
-_SCOPE = tuple(map(Column, ("target", "protocol", "schedule", "variant", "budget kind")))
-_COSTS = ("windows", "unique_pixels", "images", "objects")
-_COMPARISON = (
-    Column("pairs", "d"),
-    Column("wins", "d"),
-    Column("difference", "+.2f"),
-    Column("low", "+.2f"),
-    Column("high", "+.2f"),
-    Column("p", ".4f"),
-)
+_CELL = [*SCOPE, "method", "budget"]
+_COSTS = ["windows", "unique_pixels", "images", "objects"]
+_COMPARISON = {
+    **dict.fromkeys(("pairs", "wins"), ".0f"),
+    **dict.fromkeys(("difference", "low", "high"), "+.2f"),
+    "p": ".4f",
+}
+_PIXELS = {"from pixels": ".0f", "to pixels": ".0f"}
 
 
-def _points(found: Comparison) -> tuple[Any, ...]:
-    """A comparison of IoUs in percentage points."""
-    return found.pairs, found.wins, 100 * found.difference, 100 * found.low, 100 * found.high, found.p
+def _table(name: str, rows: list, columns: list[str], forms: dict[str, str]) -> Table:
+    return Table(name, pd.DataFrame(rows, columns=columns), {"budget": "g", **forms})
 
 
-def _ious(rows: Iterable[Row]) -> dict[tuple[int, int], float]:
-    return {row.pair: row.mean_iou for row in rows}
+def _ious(rows: pd.DataFrame) -> dict[tuple, dict[tuple[int, int], float]]:
+    """Return the IoUs of each scope, method and budget, by split and seed."""
+    groups = rows.groupby(_CELL, sort=False)
+    return {
+        key: dict(zip(zip(cells["split"], cells["seed"], strict=True), cells["mean_iou"], strict=True))
+        for key, cells in groups
+    }
 
 
-def difference_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method against every random baseline of its variant, at each budget, paired by split and seed.
+def difference_table(rows: pd.DataFrame, seed: int = 0) -> Table:
+    """Compare every method with every random baseline of its variant, at each budget, paired by split and seed.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.analysis.grouped`. Of variants besides the base only the comparisons
-            are made that have a pair: an ablation seldom repeats the baselines.
+        rows: as from :func:`monai_kwtl.benchmark.plan.rows.read_rows`. Of variants besides the base only the
+            comparisons are made that have a pair: an ablation seldom repeats the baselines.
         seed: of the bootstrap.
 
     Returns:
         Differences of mean IoU in percentage points, method minus baseline, with 95 % intervals: of selection alone.
     """
-    return _compared("differences", groups, seed, lambda variant: variant)
+    return _compared("differences", rows, seed, lambda variant: variant)
 
 
-def both_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method of a variant against every random baseline of the base: other windows and another tuning at once.
+def both_table(rows: pd.DataFrame, seed: int = 0) -> Table:
+    """Compare every method of a variant with every random baseline of the base: other windows and another tuning.
 
     A baseline is also compared with itself. Arguments and result are those of :func:`difference_table`.
     """
-    return _compared("both", groups, seed, lambda variant: None if variant == "base" else "base")
+    return _compared("both", rows, seed, lambda variant: None if variant == "base" else "base")
 
 
-def window_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method of a variant with other windows against every random baseline of windows of the usual size.
+def window_table(rows: pd.DataFrame, seed: int = 0) -> Table:
+    """Compare every method of a variant with other windows with every random baseline of windows of the usual size.
 
     Both are tuned and measured alike: the size of the windows is a part of the choice of what to label. Arguments and
     result are those of :func:`difference_table`.
@@ -82,24 +83,22 @@ def window_table(groups: Groups, seed: int = 0) -> Table:
         alike = (name for name, found in VARIANTS.items() if found == replace(other, window=1.0))
         return next(alike, None) if other.window != 1 else None
 
-    return _compared("windows", groups, seed, usual)
+    return _compared("windows", rows, seed, usual)
 
 
-def _compared(name: str, groups: Groups, seed: int, other_variant: Callable[[str], str | None]) -> Table:
+def _compared(name: str, rows: pd.DataFrame, seed: int, other_variant: Callable[[str], str | None]) -> Table:
     """Compare methods with the baselines of a variant, for each variant its own; of None nothing is compared."""
-    rows = []
-    for (scope, method, budget), found in groups.items():
-        variant = other_variant(scope.variant)
-        if method in WITHOUT_BUDGET or variant is None:
-            continue
-        for baseline in BASELINES:
-            if baseline != method or variant != scope.variant:
-                other = groups.get((scope._replace(variant=variant), baseline, budget), [])
-                comparison = compare(_ious(found), _ious(other), seed=seed)
-                if comparison.pairs or scope.variant == "base":
-                    rows.append((*scope, budget, method, baseline, *_points(comparison)))
-    columns = (*_SCOPE, Column("budget", "g"), Column("method"), Column("baseline"), *_COMPARISON)
-    return Table(name, columns, tuple(rows))
+    found, ious = [], _ious(rows[~rows["method"].isin(WITHOUT_BUDGET)])
+    for key, ours in ious.items():
+        cell = dict(zip(_CELL, key, strict=True))
+        variant = other_variant(cell["variant"])
+        for baseline in BASELINES if variant else ():
+            other = {**cell, "variant": variant, "method": baseline}
+            if other != cell:
+                comparison = compare(ours, ious.get(tuple(other.values()), {}), seed)
+                if comparison["pairs"] or cell["variant"] == "base":
+                    found.append({**cell, "baseline": baseline, **comparison})
+    return _table(name, found, [*SCOPE, "budget", "method", "baseline", *_COMPARISON], _COMPARISON)
 
 
 def verdict_table(differences: Table) -> Table:
@@ -109,163 +108,137 @@ def verdict_table(differences: Table) -> Table:
         A row for each scope and method, for each baseline ``ahead / behind / open`` by the 95 % interval; budgets with
         fewer than two pairs, which have no interval, count as open.
     """
-    names = [column.name for column in differences.columns]
-    counts: dict[tuple[Any, ...], dict[str, list[int]]] = {}
-    for values in differences.rows:
-        row = dict(zip(names, values, strict=True))
-        found = counts.setdefault((*values[:5], row["method"]), {}).setdefault(row["baseline"], [0, 0, 0])
-        found[0 if row["low"] > 0 else 1 if row["high"] < 0 else 2] += 1
-    rows = [
-        (*key, *("{} / {} / {}".format(*found[b]) if b in found else None for b in BASELINES))
-        for key, found in counts.items()
-    ]
-    columns = (*_SCOPE, Column("method"), *(Column(f"ahead / behind / open against {b}") for b in BASELINES))
-    return Table("verdicts", columns, tuple(rows))
+    found: dict[tuple, dict[str, str]] = {}
+    for (*key, baseline), budgets in differences.data.groupby([*SCOPE, "method", "baseline"], sort=False):
+        ahead, behind = (budgets["low"] > 0).sum(), (budgets["high"] < 0).sum()
+        found.setdefault(tuple(key), {})[baseline] = f"{ahead} / {behind} / {len(budgets) - ahead - behind}"
+    rows = [(*key, *map(texts.get, BASELINES)) for key, texts in found.items()]
+    headings = [f"ahead / behind / open against {baseline}" for baseline in BASELINES]
+    return _table("verdicts", rows, [*SCOPE, "method", *headings], {})
 
 
-def ablation_table(groups: Groups, seed: int = 0) -> Table:
-    """Every variant against the base, of the same method at the same budget, paired by split and seed.
+def ablation_table(rows: pd.DataFrame, seed: int = 0) -> Table:
+    """Compare every variant with the base, of the same method at the same budget, paired by split and seed.
 
     Returns:
         Means of IoU in % over the runs that both have (all of the variant's where there are none), and differences in
         percentage points, variant minus base.
     """
-    rows = []
-    for (scope, method, budget), found in groups.items():
-        if scope.variant == "base":
-            continue
-        base = groups.get((scope._replace(variant="base"), method, budget), [])
-        both = (_ious(base).keys() & _ious(found).keys()) or _ious(found).keys()
-        means = (100 * spread([row.mean_iou for row in each if row.pair in both]).mean for each in (base, found))
-        costs = (float(np.mean([getattr(row, name) for row in found])) for name in _COSTS)
-        comparison = _points(compare(_ious(found), _ious(base), seed=seed))
-        rows.append((*scope, method, budget, *means, *comparison, *costs))
-    figures = (Column("base IoU %", ".1f"), Column("variant IoU %", ".1f"))
-    costs = (Column(name.replace("_", " "), ".0f" if name in _COSTS[:2] else ".1f") for name in _COSTS)
-    return Table(
-        "ablations", (*_SCOPE, Column("method"), Column("budget", "g"), *figures, *_COMPARISON, *costs), tuple(rows)
-    )
+    ious, costs, found = _ious(rows), rows.groupby(_CELL, sort=False)[_COSTS].mean(), []
+    for key, ours in ious.items():
+        cell = dict(zip(_CELL, key, strict=True))
+        if cell["variant"] != "base":
+            base = ious.get(tuple({**cell, "variant": "base"}.values()), {})
+            both = (base.keys() & ours.keys()) or ours.keys()
+            means = [100 * pd.Series([each[run] for run in both if run in each]).mean() for each in (base, ours)]
+            means = dict(zip(("base IoU %", "variant IoU %"), means, strict=True))
+            found.append({**cell, **means, **compare(ours, base, seed), **costs.loc[key]})
+    forms = {"base IoU %": ".1f", "variant IoU %": ".1f", **_COMPARISON}
+    forms |= dict(zip(_COSTS, (".0f", ".0f", ".1f", ".1f"), strict=True))
+    return _table("ablations", found, [*_CELL, *forms], forms)
 
 
-Curve = tuple[list[float], list[float]]
+def _curves(rows: pd.DataFrame) -> dict[tuple, dict[tuple[int, int], np.ndarray]]:
+    """Return pixels and IoUs, shape (2, N), of each run with all budgets of its scope, by scope and method.
 
-
-def _curves(groups: Groups) -> dict[tuple[Scope, str], dict[tuple[int, int], Curve]]:
-    """(unique pixels, IoU) of each run with all budgets of its scope; a run that misses one has no curve.
-
-    Of the variants only those have curves that have several budgets.
+    A run that misses a budget has no curve. Of the variants only those have curves that have several budgets.
     """
-    budgets: dict[Scope, set[float]] = {}
-    points: dict[tuple[Scope, str], dict[tuple[int, int], list[Row]]] = {}
-    for (scope, method, budget), rows in groups.items():
-        if method not in WITHOUT_BUDGET:
-            budgets.setdefault(scope, set()).add(budget)
-            for row in rows:
-                points.setdefault((scope, method), {}).setdefault(row.pair, []).append(row)
+    rows = rows[~rows["method"].isin(WITHOUT_BUDGET)]
+    budgets = rows.groupby(SCOPE)["budget"].transform("nunique")
+    found = rows.groupby([*SCOPE, "method", *RUN])["budget"].transform("size")
+    wanted = rows[(rows["variant"] == "base") | (budgets > 1)]
+    complete = found == budgets
     return {
-        (scope, method): {
-            pair: ([row.unique_pixels for row in rows], [row.mean_iou for row in rows])
-            for pair, rows in runs.items()
-            if len(rows) == len(budgets[scope])
+        key: {
+            run: curve[["unique_pixels", "mean_iou"]].to_numpy().T
+            for run, curve in cells[complete[cells.index]].groupby(RUN)
         }
-        for (scope, method), runs in points.items()
-        if scope.variant == "base" or len(budgets[scope]) > 1
+        for key, cells in wanted.groupby([*SCOPE, "method"], sort=False)
     }
 
 
-def _area(curve: Curve, log: bool, limits: tuple[float, float] | None = None) -> float:
-    if log and min(curve[0]) <= 0:
-        return math.nan
-    return area_under_curve(*curve, log=log, limits=limits)
-
-
-def area_table(groups: Groups) -> Table:
-    """Area under the curve of IoU against unique labelled pixels, over its base, so that it reads as an IoU in %.
+def area_table(rows: pd.DataFrame) -> Table:
+    """Make the table of areas under the curve of IoU against unique labelled pixels, over its base: an IoU in %.
 
     Each method's area is over its own range of pixels, which stands beside it; see :func:`area_difference_table` for
     comparisons over a common range.
     """
-    rows = []
-    for (scope, method), runs in _curves(groups).items():
-        areas = [[100 * _area(curve, log) for curve in runs.values()] for log in (False, True)]
-        found = [spread([area for area in each if not math.isnan(area)]) for each in areas]
-        ends = [float(np.mean([end(c[0]) for c in runs.values()])) if runs else math.nan for end in (min, max)]
-        rows.append((*scope, method, len(runs), *(f for s in found for f in (s.mean, s.std)), *ends))
-    columns = (
-        Column("method"),
-        Column("runs", "d"),
-        Column("area %", ".2f"),
-        Column("std", ".2f"),
-        Column("area % (log pixels)", ".2f"),
-        Column("std (log)", ".2f"),
-        Column("from pixels", ".0f"),
-        Column("to pixels", ".0f"),
-    )
-    return Table("areas", (*_SCOPE, *columns), tuple(rows))
+    found = []
+    for key, runs in _curves(rows).items():
+        figures = pd.DataFrame(
+            [
+                (
+                    100 * area_under_curve(*curve),
+                    100 * area_under_curve(*curve, log=True),
+                    curve[0].min(),
+                    curve[0].max(),
+                )
+                for curve in runs.values()
+            ],
+            columns=range(4),
+            dtype=float,
+        )
+        mean, std = figures.mean(), figures.std()
+        found.append((*key, len(runs), mean[0], std[0], mean[1], std[1], mean[2], mean[3]))
+    areas = ("area %", "std", "area % (log pixels)", "std (log)")
+    forms = {"runs": ".0f", **dict.fromkeys(areas, ".2f"), **_PIXELS}
+    return _table("areas", found, [*SCOPE, "method", *forms], forms)
 
 
-def area_difference_table(groups: Groups, seed: int = 0) -> Table:
-    """Areas against those of the random baselines, each pair of curves over the range of pixels that both cover.
+def area_difference_table(rows: pd.DataFrame, seed: int = 0) -> Table:
+    """Compare areas with those of the random baselines, each pair of curves over the range of pixels that both cover.
 
     A run whose two curves have no pixels in common is no pair: it would take extrapolation to compare them.
 
     Returns:
         Differences in percentage points of IoU, with 95 % intervals, over pixels and over their logarithm.
     """
-    rows, curves = [], _curves(groups)
-    for (scope, method), runs in curves.items():
+    found, curves = [], _curves(rows)
+    for (*scope, method), runs in curves.items():
         for baseline in BASELINES:
             if baseline == method:
                 continue
-            others = curves.get((scope, baseline), {})
+            others = curves.get((*scope, baseline), {})
             for log in (False, True):
-                first, second, ranges = {}, {}, []
-                for pair in runs.keys() & others.keys():
-                    one, two = runs[pair], others[pair]
-                    limits = (max(min(one[0]), min(two[0])), min(max(one[0]), max(two[0])))
-                    areas = _area(one, log, limits), _area(two, log, limits)
+                first, second, limits = {}, {}, []
+                for run in runs.keys() & others.keys():
+                    curve, other = runs[run], others[run]
+                    ends = (max(curve[0].min(), other[0].min()), min(curve[0].max(), other[0].max()))
+                    areas = [area_under_curve(*each, log=log, limits=ends) for each in (curve, other)]
                     if not any(map(math.isnan, areas)):
-                        first[pair], second[pair] = areas
-                        ranges.append(limits)
-                axis = "log pixels" if log else "pixels"
-                ends = np.mean(ranges, axis=0).tolist() if ranges else (None, None)
-                rows.append((*scope, axis, method, baseline, *_points(compare(first, second, seed=seed)), *ends))
-    ends = (Column("from pixels", ".0f"), Column("to pixels", ".0f"))
-    columns = (*_SCOPE, Column("over"), Column("method"), Column("baseline"), *_COMPARISON, *ends)
-    return Table("area_differences", columns, tuple(rows))
+                        first[run], second[run] = areas
+                        limits.append(ends)
+                ends = pd.DataFrame(limits, columns=list(_PIXELS), dtype=float).mean()
+                names = (*scope, "log pixels" if log else "pixels", method, baseline)
+                found.append((*names, *compare(first, second, seed).values(), *ends))
+    forms = {**_COMPARISON, **_PIXELS}
+    return _table("area_differences", found, [*SCOPE, "over", "method", "baseline", *forms], forms)
 
 
-def comparison_matrix(table: Table, keys: Iterable[str]) -> list[str]:
-    """Lines of Markdown: a row for each method, a column for each baseline, bold where the interval leaves out 0.
+def comparison_matrix(table: Table, keys: Sequence[str]) -> list[str]:
+    """Return lines of Markdown: a row a method, a column a baseline, bold where the interval leaves out 0.
 
     Args:
         table: from :func:`difference_table` or :func:`area_difference_table`.
-        keys: headings of the columns that a row is of.
+        keys: columns that a row is of.
     """
-    names, keys = [column.name for column in table.columns], list(keys)
-    cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    for values in table.rows:
-        row = dict(zip(names, values, strict=True))
-        text = "-"
-        if row["pairs"]:
-            text = f"{shown(row['difference'], '+.1f')} [{shown(row['low'], '+.1f')}, {shown(row['high'], '+.1f')}]"
-            text = f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text
-            text += f" p {shown(row['p'], '.3f')}, {row['wins']}/{row['pairs']}"
-        cells.setdefault(tuple(row[key] for key in keys), {})[row["baseline"]] = text
-    forms = [table.columns[names.index(key)].form for key in keys]
-    rows = [
-        [*(shown(value, form) for value, form in zip(key, forms, strict=True)), *(found.get(b, "") for b in BASELINES)]
-        for key, found in sorted(cells.items(), key=lambda item: _order(item[0]))
-    ]
-    header = [*keys, *(f"against {baseline}" for baseline in BASELINES)]
-    return markdown_table(header, rows, [*map(bool, forms), *[False] * len(BASELINES)])
+    keys = list(keys)
+    cells = table.texts([*keys, "baseline"]).assign(text=[_cell(row) for row in table.data.itertuples()])
+    order = table.data.sort_values(keys, key=lambda column: places(column) if column.name == "method" else column)
+    matrix = cells.pivot(index=keys, columns="baseline", values="text").fillna("")
+    matrix = matrix.reindex(columns=list(BASELINES), fill_value="")
+    matrix = cells[keys].loc[order.index].drop_duplicates().join(matrix.add_prefix("against "), on=keys)
+    return markdown_table(matrix, set(table.forms))
 
 
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(METHODS.index(value) if value in METHODS else value for value in key)
+def _cell(row) -> str:
+    if not row.pairs:
+        return "-"
+    text = f"{shown(row.difference, '+.1f')} [{shown(row.low, '+.1f')}, {shown(row.high, '+.1f')}]"
+    text = f"**{text}**" if row.low > 0 or row.high < 0 else text
+    return f"{text} p {shown(row.p, '.3f')}, {row.wins}/{row.pairs}"
 
 
-def missing_table(rows: Iterable[Row]) -> Table:
-    """Cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
-    columns = (*_SCOPE, Column("method"), Column("budget", "g"), Column("split", "d"), Column("seed", "d"))
-    return Table("missing", columns, tuple((*s, m, b, *pair) for s, m, b, pair in missing_cells(rows)))
+def missing_table(rows: pd.DataFrame) -> Table:
+    """List the cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
+    return Table("missing", missing_cells(rows), {"budget": "g", "split": ".0f", "seed": ".0f"})

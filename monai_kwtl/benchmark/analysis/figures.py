@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from monai_kwtl.benchmark.analysis.statistics import spread
-from monai_kwtl.benchmark.analysis.tables import Groups, runs_of, without_budget
-from monai_kwtl.benchmark.plan.rows import METHODS, WITHOUT_BUDGET, Row, Scope
+from monai_kwtl.benchmark.analysis.tables import without_budget
+from monai_kwtl.benchmark.plan.methods import METHODS
+from monai_kwtl.benchmark.plan.rows import SCOPE, WITHOUT_BUDGET
 from monai_kwtl.utils.atomic import replaced
 
 __all__ = ["LOOKS", "draw_budget_curves", "draw_variant_curves"]
@@ -59,40 +59,41 @@ LOOKS = {
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 _PAPER = "#56B4E9"
 
-Curve = Mapping[float, Sequence[Row]]
+
+def _of(rows: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """Return the rows that have these values."""
+    return rows[(rows[list(values)] == list(values.values())).all(axis=1)]
 
 
-def _curve_of(groups: Groups, scope: Scope, method: str) -> dict[float, list[Row]]:
-    return {budget: rows for (s, m, budget), rows in groups.items() if (s, m) == (scope, method)}
-
-
-def _draw(axes: Axes, curve: Curve, x: str, look: _Look, nudge: float = 0.0, **style: Any) -> None:
-    """Draw means over runs with their standard deviation as a bar."""
-    points = []
-    for budget in sorted(curve):
-        iou = spread([100 * row.mean_iou for row in curve[budget]])
-        at = budget if x == "budget" else float(np.mean([row.unique_pixels for row in curve[budget]]))
-        if x == "budget" or at > 0:  # nothing labelled has no place on a logarithmic axis
-            points.append((at + nudge, iou.mean, 0.0 if np.isnan(iou.std) else iou.std))
-    if not points:
+def _draw(axes: Axes, rows: pd.DataFrame, x: str, look: _Look, nudge: float = 0.0, **style: Any) -> None:
+    """Draw means over the runs of each budget with their standard deviation as a bar."""
+    groups = rows.groupby("budget")
+    points = pd.DataFrame({"mean": 100 * groups["mean_iou"].mean(), "std": 100 * groups["mean_iou"].std().fillna(0)})
+    points["at"] = points.index if x == "budget" else groups[x].mean()
+    if x != "budget":
+        points = points[points["at"] > 0]  # nothing labelled has no place on a logarithmic axis
+    if points.empty:
         return
-    at, mean, std = zip(*sorted(points), strict=True)
+    points = points.sort_values("at")
     style = {"linestyle": look.dash, "marker": look.marker, "linewidth": 1.4, "markersize": 5} | style
-    _, _, bars = axes.errorbar(at, mean, std, color=look.color, elinewidth=0.8, capsize=0, **style)
+    _, _, bars = axes.errorbar(
+        points["at"] + nudge, points["mean"], points["std"], color=look.color, elinewidth=0.8, capsize=0, **style
+    )
     for bar in bars:
         bar.set_alpha(0.45)
 
 
-def _grid_of(scopes: Sequence[Scope], ylabel: str) -> tuple[Figure, dict[Scope, Axes]]:
-    """A panel for each scope, two or three in a line."""
+def _grid_of(scopes: pd.DataFrame, ylabel: str) -> tuple[Figure, list[tuple[dict[str, str], Axes]]]:
+    """Make a panel for each scope, two or three in a line; with each of them comes what its rows have."""
     columns = len(scopes) if len(scopes) <= 3 else 2 if len(scopes) == 4 else 3
     lines = -(-len(scopes) // columns)
     figure = Figure(figsize=(max(6.5, 4.2 * columns), 3.1 * lines + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = {}
-    for place, scope in enumerate(scopes):
-        axes = panels[scope] = figure.add_subplot(lines, columns, place + 1)
-        axes.set_title(f"{scope.target} ({scope.protocol} splits, {scope.schedule} schedule)", fontsize=9)
+    panels = []
+    for place, scope in enumerate(scopes.to_dict("records")):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        panels.append((scope, axes))
+        axes.set_title("{target} ({protocol} splits, {schedule} schedule)".format(**scope), fontsize=9)
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
         if place % columns == 0:
@@ -130,12 +131,12 @@ def _handle(look: _Look, **style: Any) -> Line2D:
 
 
 def draw_budget_curves(
-    groups: Groups, kind: str, x: str, path: str | Path, paper: Mapping[str, Any] | None = None
+    rows: pd.DataFrame, kind: str, x: str, path: str | Path, paper: Mapping[str, Any] | None = None
 ) -> bool:
     """Draw mean IoU of every method against the budget or against unique labelled pixels; bars are ± one std.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.analysis.tables.grouped`; of the base variant.
+        rows: as from :func:`monai_kwtl.benchmark.plan.rows.read_rows`; the base variant is drawn.
         kind: of budget, ``shots`` or ``pixels``.
         x: ``budget`` or ``unique_pixels``, which is on a log scale.
         path: of the PNG; its bytes depend on the results and the version of matplotlib alone.
@@ -144,33 +145,31 @@ def draw_budget_curves(
     Returns:
         Whether there was anything to draw; without it no file is written.
     """
-    drawn = {
-        (scope, method): _curve_of(groups, scope, method)
-        for scope, method, _ in groups
-        if scope.variant == "base" and scope.budget_kind == kind and method in LOOKS
-    }
-    if not drawn:
+    base = _of(rows, variant="base", budget_kind=kind)
+    drawn, ceilings = base[base["method"].isin(LOOKS)], without_budget(rows)
+    if drawn.empty:
         return False
-    scopes, ceilings = list(dict.fromkeys(scope for scope, _ in drawn)), without_budget(groups)
-    handles = {method: _handle(LOOKS[method]) for method in METHODS if any(m == method for _, m in drawn)}
+    handles = {method: _handle(LOOKS[method]) for method in METHODS if method in set(drawn["method"])}
     with matplotlib.rc_context(_STYLE):
-        figure, panels = _grid_of(scopes, "mean IoU, %")
-        for scope, axes in panels.items():
-            methods = [method for method in METHODS if (scope, method) in drawn]
-            for place, method in enumerate(methods):
-                nudge = 0.06 * (place - (len(methods) - 1) / 2) if x == "budget" else 0.0
-                _draw(axes, drawn[scope, method], x, LOOKS[method], nudge)
-            if rows := ceilings.get((scope._replace(budget_kind="shots"), "full")):
+        figure, panels = _grid_of(drawn[SCOPE].drop_duplicates(), "mean IoU, %")
+        for scope, axes in panels:
+            curves = dict(list(_of(drawn, **scope).groupby("method", sort=False)))
+            for place, (method, curve) in enumerate(curves.items()):
+                nudge = 0.06 * (place - (len(curves) - 1) / 2) if x == "budget" else 0.0
+                _draw(axes, curve, x, LOOKS[method], nudge)
+            full = _of(ceilings, **{**scope, "budget_kind": "shots", "method": "full"})
+            if len(full):
                 style = {"color": "#999999", "linestyle": (0, (1, 1)), "linewidth": 1.2}
-                axes.axhline(100 * float(np.mean([row.mean_iou for row in rows])), zorder=0, **style)
+                axes.axhline(100 * full["mean_iou"].mean(), zorder=0, **style)
                 handles["full"] = Line2D([], [], label="full supervision", **style)
             if x == "budget":
-                axes.set_xticks(sorted({b for s, m, b in groups if s == scope and m not in WITHOUT_BUDGET}))
+                own = _of(base, **scope)
+                axes.set_xticks(sorted(set(own.loc[~own["method"].isin(WITHOUT_BUDGET), "budget"])))
                 axes.set_xlabel("shots" if kind == "shots" else "images' worth of unique pixels")
             else:
                 _pixel_axis(axes)
-            if paper and x == "budget" and scope.protocol == "random":
-                for method, theirs in paper["table_2"].get(scope.target, {}).items():
+            if paper and x == "budget" and scope["protocol"] == "random":
+                for method, theirs in paper["table_2"].get(scope["target"], {}).items():
                     style = {"linestyle": LOOKS[method].dash, "marker": LOOKS[method].marker, "markerfacecolor": "w"}
                     label = f"{LOOKS[method].label.removesuffix(' (paper)')}, as published"
                     axes.plot([float(b) for b in theirs], theirs.values(), color=_PAPER, linewidth=1.2, **style)
@@ -179,47 +178,44 @@ def draw_budget_curves(
     return True
 
 
-def draw_variant_curves(groups: Groups, variants: Iterable[str], path: str | Path) -> bool:
+def draw_variant_curves(rows: pd.DataFrame, variants: Iterable[str], path: str | Path) -> bool:
     """Draw mean IoU against shots of variants (dashed, hollow) and of the base (solid), of the same methods.
 
     Args:
-        groups: as from :func:`monai_kwtl.benchmark.analysis.tables.grouped`.
+        rows: as from :func:`monai_kwtl.benchmark.plan.rows.read_rows`.
         variants: names of the ablations.
         path: of the PNG.
 
     Returns:
         Whether there was anything to draw; without it no file is written.
     """
-    wanted = [v for v in variants if any(s.variant == v and s.budget_kind == "shots" for s in runs_of(groups))]
-    bases = list(
-        dict.fromkeys(
-            scope._replace(variant="base")
-            for scope, method, _ in groups
-            if scope.variant in wanted and scope.budget_kind == "shots" and method in LOOKS
-        )
-    )
-    if not bases:
+    shots = _of(rows, budget_kind="shots")
+    shots = shots[shots["method"].isin(LOOKS)]
+    wanted = [variant for variant in variants if variant in set(shots["variant"])]
+    bases = shots[shots["variant"].isin(wanted)].assign(variant="base")[SCOPE].drop_duplicates()
+    if bases.empty:
         return False
     dashes = ["--", ":", "-.", (0, (5, 1))]
     handles: dict[str, Line2D] = {}
     with matplotlib.rc_context(_STYLE):
         figure, panels = _grid_of(bases, "mean IoU, %")
-        for base, axes in panels.items():
+        for base, axes in panels:
             for method, look in LOOKS.items():
-                found = {v: _curve_of(groups, base._replace(variant=v), method) for v in wanted}
-                if not any(found.values()):
+                found = {v: _of(shots, **{**base, "variant": v, "method": method}) for v in wanted}
+                if all(curve.empty for curve in found.values()):
                     continue
-                if own := _curve_of(groups, base, method):
+                own = _of(shots, **base, method=method)
+                if len(own):
                     _draw(axes, own, "budget", look, linestyle="-")
                     handles[method] = _handle(look, linestyle="-")
                 for place, (variant, curve) in enumerate(found.items()):
-                    if curve:
+                    if len(curve):
                         style = {"linestyle": dashes[place % len(dashes)], "markerfacecolor": "w"}
                         _draw(axes, curve, "budget", look, 0.08 * (place + 1), **style)
                         label = f"{look.label}: {variant.replace('_', ' ')}"
                         handles[f"{method} {variant}"] = _handle(look, label=label, **style)
-            shots = {b for s, m, b in groups if s.target == base.target and s[1:3] == base[1:3] and m in LOOKS}
-            axes.set_xticks(sorted(shots))
+            here = _of(rows, **{name: base[name] for name in SCOPE[:3]})
+            axes.set_xticks(sorted(set(here.loc[here["method"].isin(LOOKS), "budget"])))
             axes.set_xlabel("shots")
         _save(figure, list(handles.values()), Path(path))
     return True

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-__all__ = ["Column", "Table", "markdown_table", "shown"]
+import pandas as pd
+
+__all__ = ["Table", "markdown_table", "shown"]
 
 MISSING = "-"
-
-
-class Column(NamedTuple):
-    """A column: its heading, how its numbers are formatted, and whether Markdown shows it."""
-
-    name: str
-    form: str = ""
-    on_page: bool = True
+_HEADINGS = {"budget_kind": "budget kind", "unique_pixels": "unique pixels"}  # of columns of the rows
 
 
 def shown(value: Any, form: str = "", missing: str = MISSING) -> str:
-    """A value as text; None and NaN are missing, and no number shows as -0."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """Return a value as text; None and NaN are missing, and no number shows as -0."""
+    if pd.isna(value):
         return missing
     text = value if isinstance(value, str) else format(value, form)
     return text.lstrip("-") if text.startswith("-") and not text.strip("-0.") and text != MISSING else text
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[bool]) -> list[str]:
-    """Lines of a table in Markdown.
+def markdown_table(texts: pd.DataFrame, numbers: Collection[str] = ()) -> list[str]:
+    """Return the lines of a table in Markdown.
 
     Args:
-        header: of each column.
-        rows: their cells, as text.
-        numbers: whether each column is set to the right.
+        texts: its cells, with the headings as names of the columns.
+        numbers: headings of the columns that are set to the right.
     """
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    rule = "|" + "|".join(" ---: " if right else " --- " for right in numbers) + "|"
-    return [line(header), rule, *map(line, rows)]
+    lines = [list(texts.columns), *texts.itertuples(index=False)]
+    header, *rows = (
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
+    return [header, "|" + "|".join(" ---: " if name in numbers else " --- " for name in texts.columns) + "|", *rows]
 
 
 @dataclass(frozen=True)
@@ -52,36 +42,36 @@ class Table:
 
     Args:
         name: of its CSV file, without the suffix.
-        columns: one for each value of a row.
-        rows: values; None or NaN is missing.
+        data: its values; None or NaN is missing.
+        forms: how the numbers of a column are formatted; columns without a form hold text.
+        hidden: columns that Markdown does not show.
     """
 
     name: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    data: pd.DataFrame
+    forms: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
 
-    def where(self, keep: Callable[[dict[str, Any]], bool]) -> Table:
-        """The rows of which ``keep`` says so; it gets {heading: value}."""
-        names = [column.name for column in self.columns]
-        return Table(self.name, self.columns, tuple(r for r in self.rows if keep(dict(zip(names, r, strict=True)))))
+    def parts(self, keys: list[str]) -> dict[tuple[str, ...], Table]:
+        """Return the parts of the table whose rows share what they have in the columns ``keys``."""
+        return {
+            key: replace(self, data=rows.reset_index(drop=True)) for key, rows in self.data.groupby(keys, sort=False)
+        }
 
-    def markdown(self, without: Iterable[str] = ()) -> list[str]:
-        """Lines of Markdown; missing values are a dash.
+    def texts(self, columns: Collection[str], missing: str = MISSING) -> pd.DataFrame:
+        """Return some columns as text."""
+        found = {name: [shown(v, self.forms.get(name, ""), missing) for v in self.data[name]] for name in columns}
+        return pd.DataFrame(found, columns=list(columns)).rename(columns=_HEADINGS)
+
+    def markdown(self, without: Collection[str] = ()) -> list[str]:
+        """Return lines of Markdown; missing values are a dash.
 
         Args:
-            without: headings of columns to leave out.
+            without: columns to leave out.
         """
-        left_out = set(without)
-        places = [n for n, column in enumerate(self.columns) if column.on_page and column.name not in left_out]
-        columns = [self.columns[n] for n in places]
-        rows = [[shown(row[n], self.columns[n].form) for n in places] for row in self.rows]
-        return markdown_table([column.name for column in columns], rows, [bool(column.form) for column in columns])
+        columns = [name for name in self.data if name not in (*self.hidden, *without)]
+        return markdown_table(self.texts(columns), {_HEADINGS.get(name, name) for name in self.forms})
 
     def csv(self) -> str:
-        """All columns and rows as CSV with a header; missing values are empty."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([column.name for column in self.columns])
-        for row in self.rows:
-            writer.writerow([shown(v, c.form, "") for v, c in zip(row, self.columns, strict=True)])
-        return stream.getvalue()
+        """Return all columns and rows as CSV with a header; missing values are empty."""
+        return self.texts(list(self.data), "").to_csv(index=False, lineterminator="\n")

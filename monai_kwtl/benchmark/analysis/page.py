@@ -6,11 +6,13 @@ import argparse
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from monai_kwtl.benchmark.analysis.differences import (
     ablation_table,
@@ -26,73 +28,76 @@ from monai_kwtl.benchmark.analysis.differences import (
 from monai_kwtl.benchmark.analysis.figures import draw_budget_curves, draw_variant_curves
 from monai_kwtl.benchmark.analysis.layout import Table, markdown_table, shown
 from monai_kwtl.benchmark.analysis.tables import (
-    Groups,
     budget_table,
-    grouped,
     paper_numbers,
     pretext_table,
     pseudo_label_table,
     short_table,
     time_table,
 )
-from monai_kwtl.benchmark.plan.rows import Row, merged_rows, read_times, rows_text
+from monai_kwtl.benchmark.plan.rows import merged_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.utils.atomic import written_whole
 from monai_kwtl.utils.json_documents import parse_json
 
-__all__ = ["add_arguments", "run", "write_page"]
+__all__ = ["add_arguments", "run", "tables_of", "write_page"]
 
 _HINT = "make room, or choose another --output"
 _NONE = "Not measured here."
+_TITLE = ("target", "protocol", "schedule", "budget_kind")  # of a part of a table
 _ON_PAGE = 30  # missing cells named on the page; the CSV has them all
-Drawing = Callable[[Groups, Path], bool]
-
-
-def _variants(groups: Groups, pattern: str) -> list[str]:
-    return sorted({scope.variant for scope, _, _ in groups if re.fullmatch(pattern, scope.variant)})
+Drawing = Callable[[pd.DataFrame, Path], bool]
 
 
 def _pictures() -> dict[str, tuple[str, Drawing]]:
     """Files of the page: title and how to draw it."""
 
     def variants(pattern: str) -> Drawing:
-        return lambda groups, path: draw_variant_curves(groups, _variants(groups, pattern), path)
+        return lambda rows, path: draw_variant_curves(
+            rows, sorted(v for v in set(rows["variant"]) if re.fullmatch(pattern, v)), path
+        )
 
     paper = paper_numbers()
     return {
         "figure_3.png": (
             "Figure 3: IoU against shots",
-            lambda groups, path: draw_budget_curves(groups, "shots", "budget", path, paper),
+            lambda rows, path: draw_budget_curves(rows, "shots", "budget", path, paper),
         ),
         "unique_pixels.png": (
             "IoU against unique labelled pixels, of the same runs",
-            lambda groups, path: draw_budget_curves(groups, "shots", "unique_pixels", path),
+            lambda rows, path: draw_budget_curves(rows, "shots", "unique_pixels", path),
         ),
         "figures_4_5.png": ("Figures 4 and 5: fewer windows a shot", variants(r".*_windows")),
         "figure_6a.png": ("Figure 6a: selecting with the source-only network", variants("source_only")),
         "figure_6b.png": ("Figure 6b: affine instead of intensity views", variants("affine_views")),
         "equal_pixels.png": (
             "IoU at equal unique labelled pixels",
-            lambda groups, path: draw_budget_curves(groups, "pixels", "budget", path),
+            lambda rows, path: draw_budget_curves(rows, "pixels", "budget", path),
         ),
     }
 
 
-def _tables(rows: list[Row], groups: Groups, times: Mapping[Any, Any]) -> dict[str, Table]:
+def tables_of(rows: pd.DataFrame, times: pd.DataFrame) -> dict[str, Table]:
+    """Return the tables of the page, by name, in their order there.
+
+    Args:
+        rows: as from :func:`monai_kwtl.benchmark.plan.rows.read_rows`.
+        times: as from :func:`monai_kwtl.benchmark.plan.rows.read_times`.
+    """
     paper = paper_numbers()
     tables = (
-        short_table(groups, paper),
-        budget_table(groups, "shots", paper),
-        budget_table(groups, "pixels", paper),
-        pseudo_label_table(groups, paper),
-        pretext_table(groups, paper),
-        differences := difference_table(groups),
-        both_table(groups),
-        window_table(groups),
+        short_table(rows, paper),
+        budget_table(rows, "shots", paper),
+        budget_table(rows, "pixels", paper),
+        pseudo_label_table(rows, paper),
+        pretext_table(rows, paper),
+        differences := difference_table(rows),
+        both_table(rows),
+        window_table(rows),
         verdict_table(differences),
-        area_table(groups),
-        area_difference_table(groups),
-        ablation_table(groups),
+        area_table(rows),
+        area_difference_table(rows),
+        ablation_table(rows),
         time_table(times),
         missing_table(rows),
     )
@@ -101,49 +106,46 @@ def _tables(rows: list[Row], groups: Groups, times: Mapping[Any, Any]) -> dict[s
 
 def _by_scope(table: Table, lines: Callable[[Table], list[str]]) -> list[str]:
     """A table in parts, one for each target, protocol, schedule and kind of budget, each folded under its title."""
-    names = [column.name for column in table.columns]
-    keys = [name for name in ("target", "protocol", "schedule", "budget kind") if name in names]
+    keys = [name for name in _TITLE if name in table.data]
     found: list[str] = []
-    for part in dict.fromkeys(tuple(row[names.index(key)] for key in keys) for row in table.rows):
-        rows = table.where(lambda row, part=part: tuple(row[key] for key in keys) == part)
-        title = f"{part[0]}, {part[1]} splits" + (f", {part[2]} schedule" if part[2] != "-" else "")
-        title += f", budget in {part[3]}" if len(part) > 3 else ""
+    for (target, protocol, schedule, *kind), rows in table.parts(keys).items():
+        title = f"{target}, {protocol} splits" + (f", {schedule} schedule" if schedule != "-" else "")
+        title += f", budget in {kind[0]}" if kind else ""
         found += ["", f"<details><summary>{html.escape(title)}</summary>", "", *lines(rows), "", "</details>"]
     return found[1:] or [_NONE]
 
 
-def _about(about: Mapping[str, Any], rows: list[Row]) -> list[str]:
+def _about(about: Mapping[str, Any], rows: pd.DataFrame) -> list[str]:
     """What the results were measured on: what is given, and what the rows say."""
     facts: dict[str, Any] = {}
     for key, value in about.items():
         inner = value if isinstance(value, Mapping) else {"": value}
         facts |= {f"{key} {name}".strip(): found for name, found in inner.items()}
     for name, key in (("schedules", "schedule"), ("devices", "device"), ("protocols", "protocol")):
-        facts[name] = ", ".join(sorted({getattr(row, key) for row in rows})) or None
+        facts[name] = ", ".join(sorted(set(rows[key]))) or None
     facts["finished cells"] = str(len(rows))
     cells = [[str(key), shown(value if value is None else str(value))] for key, value in facts.items()]
-    return markdown_table(["", ""], cells, [False, False])
+    return markdown_table(pd.DataFrame(cells, columns=["", ""]))
 
 
-def _missing(table: Table, rows: list[Row]) -> list[str]:
+def _missing(table: Table, rows: pd.DataFrame) -> list[str]:
     """What is said of missing cells."""
-    if not rows:
+    if rows.empty:
         return ["Every cell: there are no results yet."]
-    if not table.rows:
+    if table.data.empty:
         return ["None: the grid is complete."]
-    first = Table(table.name, table.columns, table.rows[:_ON_PAGE])
-    return [f"{len(table.rows)} of a complete grid; [missing.csv](missing.csv) has all:", "", *first.markdown()]
+    first = replace(table, data=table.data[:_ON_PAGE])
+    return [f"{len(table.data)} of a complete grid; [missing.csv](missing.csv) has all:", "", *first.markdown()]
 
 
-def _text(tables: dict[str, Table], drawn: set[str], rows: list[Row], about: Mapping[str, Any]) -> str:
+def _text(tables: dict[str, Table], drawn: set[str], rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
     """The page in Markdown."""
 
     def table(name: str) -> str:
-        return "\n".join(tables[name].markdown()) if tables[name].rows else _NONE
+        return _NONE if tables[name].data.empty else "\n".join(tables[name].markdown())
 
     def parts(name: str, *without: str) -> str:
-        shared = ("target", "protocol", "schedule", "budget kind", *without)
-        return "\n".join(_by_scope(tables[name], lambda part: part.markdown(shared)))
+        return "\n".join(_by_scope(tables[name], lambda part: part.markdown((*_TITLE, *without))))
 
     def comparisons(name: str, keys: tuple[str, ...]) -> str:
         return "\n".join(_by_scope(tables[name], lambda part: comparison_matrix(part, keys)))
@@ -156,10 +158,9 @@ def _text(tables: dict[str, Table], drawn: set[str], rows: list[Row], about: Map
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = resources.files(__package__).joinpath("page.md").read_text(encoding="utf-8")
-    run = {row.target for row in rows}
     return environment.from_string(template).render(
         about="\n".join(_about(about, rows)),
-        without=", ".join(target for target in paper_numbers()["table_4"] if target not in run),
+        without=", ".join(target for target in paper_numbers()["table_4"] if target not in set(rows["target"])),
         missing="\n".join(_missing(tables["missing"], rows)),
         tables=tables,
         table=table,
@@ -192,18 +193,18 @@ def write_page(results_csv: str | Path | Sequence[str | Path], folder: str | Pat
     sources, folder = [Path(path) for path in given], Path(folder)
     rows = merged_rows(sources)
     beside = [path.with_name("times.csv") for path in sources]
-    groups, times = grouped(rows), read_times(*(path for path in beside if path.is_file()))
+    times = read_times(*(path for path in beside if path.is_file()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         drawn = set()
         for name, (_, draw) in _pictures().items():
-            if draw(groups, folder / name):
+            if draw(rows, folder / name):
                 drawn.add(name)
             else:
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise KWTLError(f"cannot write {folder} ({error.strerror or error}): {_HINT}") from error
-    tables = _tables(rows, groups, times)
+    tables = tables_of(rows, times)
     texts = {f"{name}.csv": table.csv() for name, table in tables.items()} | {"results.csv": rows_text(rows)}
     for name, text in {**texts, "README.md": _text(tables, drawn, rows, about)}.items():
         with written_whole(folder / name, _HINT) as unfinished:

@@ -30,17 +30,17 @@ class Method:
     first: str | None = None
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Method] = {  # in the order of the tables
     "top_k_soft": Method("top_k", "soft"),
     "top_k_hard": Method("top_k", "hard"),
+    "coverage": Method("coverage", "soft", dense=True),
     "entropy": Method("top_k", "entropy"),
     "mc_dropout": Method("top_k", "mc_dropout"),
-    "coverage": Method("coverage", "soft", dense=True),
     "random": Method("random"),
     "random_stratified": Method("stratified_random"),
-    "strided": Method("strided"),
     # needs the predicted foreground alone, which entropy gives with one forward pass an image
     "foreground_random": Method("foreground_random", "entropy", dense=True),
+    "strided": Method("strided"),
     "top_k_kl": Method("top_k", "kl", dense=True),
     "top_k_jsd": Method("top_k", "jsd", dense=True),
     "power": Method("power", "kl", dense=True),
@@ -57,8 +57,8 @@ METHODS: dict[str, Method] = {
     "random_then_foreground": Method("foreground_random", "entropy", dense=True, rounds=2, first="random"),
     "typical": Method("typical", features=True),
     "k_centre": Method("k_centre", features=True),
-    "full": Method(None),  # every mask of the pool: the ceiling
     "pretext_only": Method(None),  # no mask at all: where everyone begins
+    "full": Method(None),  # every mask of the pool: the ceiling
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS, Key, table_text
+import pandas as pd
+
+from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS, Key, rows_text
 from monai_kwtl.benchmark.plan.store import Store
 from monai_kwtl.utils.atomic import written_whole
 
@@ -29,10 +31,10 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     Raises:
         KWTLError: when the tables cannot be written.
     """
-    finished = [(key, store.cell(name)) for key, name in results.items() if store.has("cell", name)]
+    finished = [(key, store.cell(name)) for key, name in sorted(results.items()) if store.has("cell", name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
+        rows = pd.DataFrame([{**vars(key), **document[part]} for key, document in finished], columns=columns)
         with written_whole(folder / name, "make room, or choose another output_dir") as unfinished:
-            records = [{**vars(key), **document[part]} for key, document in sorted(finished, key=lambda cell: cell[0])]
-            unfinished.write_text(table_text(columns, records), encoding="utf-8", newline="")
+            unfinished.write_text(rows_text(rows), encoding="utf-8", newline="")
     return len(finished)

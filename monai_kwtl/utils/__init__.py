@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"],
         "prefetch": ["PrefetchingLoader", "prefetched"],
         "sampling": ["evenly", "spread"],
-        "tensorboard": ["masked_crc32c", "open_log", "remove_log"],
+        "tensorboard": ["open_log", "remove_log"],
         "text": ["format_seconds", "format_table"],
     },
 )

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from referencing import Registry
 from stage_here import random_weights, run
 from stage_process import Death
 from stage_process import run as in_process
@@ -83,8 +84,10 @@ def overlap(one, other):
 
 
 def schema_holds(path="images/project.json"):
-    schema = json.loads((ROOT / "monai_kwtl" / "project" / "project.schema.json").read_text())
-    jsonschema.validate(json.loads(Path(path).read_text()), schema)
+    folder = ROOT / "monai_kwtl" / "project"
+    schemas = {path.name: json.loads(path.read_text()) for path in folder.glob("*.schema.json")}
+    registry = Registry().with_contents(schemas.items())
+    jsonschema.validate(json.loads(Path(path).read_text()), schemas["project.schema.json"], registry=registry)
 
 
 def test_two_rounds_as_a_user_runs_them(place, capsys):
@@ -425,7 +428,7 @@ def select_and_die(monkeypatch, where, **knobs):
 def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
     place, monkeypatch, capsys, next_command
 ):
-    select_and_die(monkeypatch, "rounds.update_project")
+    select_and_die(monkeypatch, "project.history.update_project")
     selection = Path("output/images/select/selection.json")
     assert selection.exists() and read_project("images") == []
     if next_command == "status":
@@ -440,7 +443,14 @@ def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
     assert not list(Path("images").glob(".*expected*"))
 
 
-@pytest.mark.parametrize("where", ["regions._replace", "handlers.write_selection", "rounds.forget_selection"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "project.selection_folder._replace",
+        "handlers.selection_saver.write_selection",
+        "project.history.forget_selection",
+    ],
+)
 def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place, monkeypatch, where):
     select_and_die(monkeypatch, where)
     assert main(["status", "images"]) == 0
@@ -453,7 +463,7 @@ def test_a_selection_that_died_anywhere_else_is_made_again_and_noted_once(place,
 
 def test_a_former_selection_that_was_not_to_be_noted_is_not_noted_for_a_later_one_that_died(place, monkeypatch):
     select(project="false")
-    select_and_die(monkeypatch, "handlers.write_selection", overwrite="true", budget_windows=1)
+    select_and_die(monkeypatch, "handlers.selection_saver.write_selection", overwrite="true", budget_windows=1)
     assert main(["status", "images"]) == 0 and read_project("images") == []
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.selection_file import region_of, region_to_dict
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import read_document, write_text
+from monai_kwtl.utils.atomic import write_text
+from monai_kwtl.utils.json_documents import read_document
 
 __all__ = ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_record"]
 
@@ -86,8 +87,6 @@ def write_record(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> Pa
         for record in records
     ]
     path = Path(folder, RECORD_NAME)
-    try:
-        write_text(path, json.dumps({"format": FORMAT, "regions": entries}, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise KWTLError(f"{path} cannot be written ({error.strerror or error}): choose another --output") from error
+    text = json.dumps({"format": FORMAT, "regions": entries}, indent=2, allow_nan=False) + "\n"
+    write_text(path, text, "choose another --output")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,9 @@ from filelock import FileLock, Timeout
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.selection_file import region_of
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import read_document, write_text
+from monai_kwtl.utils.atomic import write_text
+from monai_kwtl.utils.hashing import file_sha256
+from monai_kwtl.utils.json_documents import read_document
 
 __all__ = [
     "PROJECT_NAME",
@@ -106,7 +107,8 @@ def update_project(folder: str | os.PathLike, change: Callable[[list[Round]], Se
             rounds = change(read_project(folder))
             if rounds is not None:
                 numbered = [{**entry, "round": number} for number, entry in enumerate(rounds, start=1)]
-                write_text(path, json.dumps({"format": FORMAT, "rounds": numbered}, indent=1, allow_nan=False) + "\n")
+                text = json.dumps({"format": FORMAT, "rounds": numbered}, indent=1, allow_nan=False) + "\n"
+                write_text(path, text, hint=None)
     except Timeout:
         logger.warning(f"{path} is being written by another process: this round is not noted there")
         return False
@@ -144,7 +146,7 @@ def _may_write(folder: Path) -> bool:
 def selection_sha256(path: str | os.PathLike) -> str | None:
     """Return the SHA-256 of a ``selection.json``, hexadecimal; None where there is none that can be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 
@@ -172,7 +174,7 @@ def _update_expected(folder: Path, change: Callable[[dict[str, str | None]], Non
             entries = expected_selections(folder)
             change(entries)
             if entries:
-                write_text(path, json.dumps(entries) + "\n")
+                write_text(path, json.dumps(entries) + "\n", hint=None)
             else:
                 path.unlink(missing_ok=True)
     except (OSError, NotImplementedError, Timeout) as error:

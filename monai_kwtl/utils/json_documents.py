@@ -16,9 +16,8 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.utils.atomic import replaced
 
-__all__ = ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"]
+__all__ = ["Checker", "LARGEST", "parse_json", "read_document", "short"]
 
 LARGEST = 2**31 - 1  # no image has more rows or columns; keeps x + width inside 64 bits for every reader
 LARGEST_FILE = 1 << 28  # bytes; parsed, JSON takes about ten times as much memory
@@ -185,13 +184,3 @@ def read_document(path: str | Path, what: str, mend: str, schema: Path) -> dict[
         worst = next((each for each in errors if each.validator == "const"), best_match(errors))
         raise KWTLError(f"{path}: {_in_a_line(worst)}; {mend}")
     return document
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file beside its final name, then rename it, so that it is never half there.
-
-    Raises:
-        OSError: when it cannot be written; what was there before stays.
-    """
-    with replaced(path, durable=True) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")

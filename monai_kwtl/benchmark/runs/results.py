@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS, Key, table_text
 from monai_kwtl.benchmark.plan.store import Store
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["write_results"]
 
@@ -32,7 +32,7 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     finished = [(key, store.cell(name)) for key, name in results.items() if store.has("cell", name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
-        with written_whole(folder / name, "make room, or choose another output_dir") as unfinished:
+        with atomic_write(folder / name, "make room, or choose another output_dir") as unfinished:
             records = [{**vars(key), **document[part]} for key, document in sorted(finished, key=lambda cell: cell[0])]
             unfinished.write_text(table_text(columns, records), encoding="utf-8", newline="")
     return len(finished)

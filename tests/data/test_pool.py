@@ -142,7 +142,8 @@ def test_broken_files_are_counted_named_and_left_out(tmp_path, rng, caplog, capf
         (
             "monai_kwtl",
             "5 of 9 images cannot be read and are left out: cut.png (it is truncated or broken), "
-            "empty.tif (the file is empty), gone.png (No such file or directory), holes.tif page 1 (it has pixels that are NaN or infinite), "
+            "empty.tif (the file is empty), gone.png (No such file or directory), "
+            "holes.tif page 1 (it has pixels that are NaN or infinite), "
             "text.jpg (it is no image)",
         )
     ]

@@ -15,6 +15,7 @@ from monai_kwtl.bundle.options import RUN_ARGUMENTS, check_command_line, checked
 from monai_kwtl.bundle.paths import Place
 from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.inferers.memory import keep_freed_memory
+from monai_kwtl.networks.weights import existing_checkpoint
 from monai_kwtl.utils.distributed import connect, joined, started_together
 from monai_kwtl.utils.hashing import file_sha256
 
@@ -64,7 +65,7 @@ def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> 
     scorer = inferer.scorer
     return {
         "network": type(adapter.network).__name__,
-        "model_sha256": file_sha256(weights),
+        "model_sha256": file_sha256(existing_checkpoint(weights)),
         "adapt_norm": adapter.adapt,
         "rescale": adapter.rescale,
         "measure": scorer.measure,

@@ -15,6 +15,7 @@ from monai_kwtl.data.splits import name_and_page
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.readers.decoding import UnreadableError, quiet, with_a_reason
 from monai_kwtl.readers.image_files import checked, open_image
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = ["labelled", "load_pool", "pool_hash", "scan_file", "scan_images", "unlabelled_pool"]
 
@@ -31,14 +32,6 @@ def _memory() -> float:
         return float("inf")
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str], int]:
     """Look into one file, as :func:`scan_images` does into many.
 
@@ -52,7 +45,7 @@ def scan_file(item: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str],
             sizes = [size for size in file.sizes() if item.get("page") in (None, size[0])]
             if not sizes:
                 raise UnreadableError(f"it holds no page {item['page']} (counted from 0)")
-            digest = _sha256(item["image"])
+            digest = file_sha256(item["image"])
             for page, height, width in sizes:
                 try:
                     if 2 * height * width > _memory():  # as in the file, and as 8 bit

@@ -23,7 +23,7 @@ from monai_kwtl import __version__
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers.tiled import TiledInferer
 from monai_kwtl.networks.fcrn import FCRN
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["check_about", "predict", "torchscript", "write_model_package"]
 
@@ -253,7 +253,7 @@ def write_model_package(
         },
     }
     rdf = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=100)
-    with written_whole(path, "choose another --output") as unfinished, zipfile.ZipFile(unfinished, "w") as package:
+    with atomic_write(path, "choose another --output") as unfinished, zipfile.ZipFile(unfinished, "w") as package:
         for file, content in {"rdf.yaml": rdf.encode(), **contents}.items():
             package.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)  # no times: the same bytes again
     return Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from monai_kwtl.project.selection_file import SELECTION_NAME, read_selection
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import read_pixels
 from monai_kwtl.selection.regions import Region
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = ["Imported", "TOOLS", "export_regions", "import_regions"]
 
@@ -239,7 +239,7 @@ def import_regions(
     if not (folder / SELECTION_NAME).is_file():
         raise KWTLError(f"{folder} is no exported folder ({SELECTION_NAME} is missing): give that of kwtl export")
     regions = read_selection(folder)["regions"]
-    digest = hashlib.sha256((folder / SELECTION_NAME).read_bytes()).hexdigest()
+    digest = file_sha256(folder / SELECTION_NAME)
     annotations = TOOLS[tool].read(folder, regions, region_file_names(regions))
     chosen, notes = resolve(annotations, conflict)
     unfinished = sorted({annotation.rank for annotation in annotations} - chosen.keys())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,7 +19,8 @@ from monai_kwtl.project.mask_index import MaskRecord, has_record, read_record, w
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import SUFFIXES, has_suffix, read_pixels
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.utils.atomic import atomic_write
+from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = ["write_masks"]
 
@@ -117,8 +117,8 @@ def _same(path: Path, mask: np.ndarray) -> bool:
 def _keep(path: Path, folder: Path) -> None:
     """Copy a file that is about to be replaced, under a name that tells its content apart; once."""
     folder.mkdir(exist_ok=True)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = file_sha256(path)[:12]
     copy = folder / f"{path.stem}_{digest}{path.suffix}"
     if not copy.exists():
-        with replaced(copy) as unfinished:
+        with atomic_write(copy, None, durable=False) as unfinished:
             shutil.copy2(path, unfinished)

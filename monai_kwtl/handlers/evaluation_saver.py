@@ -21,7 +21,7 @@ from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.metrics import Overlap, overlap, summarize
 from monai_kwtl.project.file_names import mask_file_names
 from monai_kwtl.report.console import image_title
-from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.utils.atomic import atomic_write
 from monai_kwtl.utils.tensorboard import open_log, remove_log
 from monai_kwtl.utils.text import format_table
 
@@ -135,7 +135,7 @@ class EvaluationSaver:
         self._unfinished.rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        with replaced(self.output_dir / name) as unfinished:
+        with atomic_write(self.output_dir / name) as unfinished:
             # names that are not UTF-8 keep their bytes
             unfinished.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.project.file_names import mask_file_names
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["MaskSaver"]
 
@@ -76,7 +76,7 @@ class MaskSaver:
             The path of the PNG.
         """
         path = self.output_dir / self.names[(item["name"], item["page"])]
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, format="PNG")
         return path
 

@@ -20,7 +20,7 @@ from monai_kwtl.networks.batch_norm import estimate_batch_norm_statistics
 from monai_kwtl.networks.choice import network_note
 from monai_kwtl.networks.parallel import unsynchronized
 from monai_kwtl.networks.weights import not_finite, save_atomically
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import write_text
 from monai_kwtl.utils.distributed import is_main_process
 from monai_kwtl.utils.hashing import file_sha256
 
@@ -87,5 +87,4 @@ class WeightsSaver:
         described = network_note(network, self.rescale)
         note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
         note |= {} if described is None else {"network": described}
-        with written_whole(self.path.with_suffix(".json")) as unfinished:
-            unfinished.write_text(json.dumps(note, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        write_text(self.path.with_suffix(".json"), json.dumps(note, indent=2, sort_keys=True, default=str) + "\n")

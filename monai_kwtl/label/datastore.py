@@ -32,7 +32,8 @@ from monai_kwtl.label.state.labels import CONFIRM, MASK_SUFFIXES, import_label, 
 from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES
 from monai_kwtl.label.state.studies import Studies, image_id, split_suffix
 from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
-from monai_kwtl.utils.atomic import remove_leftovers, sync_folder, written_whole
+from monai_kwtl.utils.atomic import atomic_write, remove_leftovers, sync_folder, write_text
+from monai_kwtl.utils.hashing import file_sha256
 from monai_kwtl.windows.box import Box
 
 __all__ = ["FINAL", "KWTLDatastore"]
@@ -43,10 +44,6 @@ FINAL = "final"  # the tag of labels that are trained on
 FORMER = 3  # versions of a label that are kept besides the one that counts
 VERSIONS, SET_ASIDE = "label_versions", "set_aside"
 HINT = "make room, or mend its permissions."
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _one_at_a_time(name: str) -> Any:
@@ -119,8 +116,7 @@ class KWTLDatastore(LocalDatastore):
     def _update_datastore_file(self, lock: bool = True) -> None:
         with self._guard:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-            with written_whole(self._datastore_config_path, HINT) as unfinished:
-                unfinished.write_text(text, encoding="utf-8")
+            write_text(self._datastore_config_path, text, HINT)
             self._config_ts = os.stat(self._datastore_config_path).st_mtime
 
     # --- images -------------------------------------------------------------------------------------------------------
@@ -148,7 +144,7 @@ class KWTLDatastore(LocalDatastore):
             path = self.studies.image_dir / name
             if identity in self._datastore.objects or path.exists():
                 raise refuse(409, f"there is an image {identity!r} already: choose another id.")
-            with answered(500), written_whole(path, HINT) as unfinished:
+            with answered(500), atomic_write(path, HINT) as unfinished:
                 shutil.copyfile(image_filename, unfinished)
             info = {**(image_info or {}), "ts": int(time.time()), "name": name}
             self._datastore.objects[identity] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
@@ -242,7 +238,7 @@ class KWTLDatastore(LocalDatastore):
             path.parent.mkdir(parents=True, exist_ok=True)
             for folder in path.parents[1:4]:
                 sync_folder(folder)
-        with written_whole(path, HINT) as unfinished:
+        with atomic_write(path, HINT) as unfinished:
             unfinished.write_bytes(content)
         return label
 
@@ -263,7 +259,7 @@ class KWTLDatastore(LocalDatastore):
             while not self._save(image_id, pages, source, tag, params):
                 pass  # another process has labelled the image meanwhile: the label goes on top of that
             if source.suffix.lower() in OUTLINE_SUFFIXES:
-                with written_whole(self._folder(tag) / f"{image_id}{source.suffix.lower()}", HINT) as unfinished:
+                with atomic_write(self._folder(tag) / f"{image_id}{source.suffix.lower()}", HINT) as unfinished:
                     shutil.copyfile(source, unfinished)
         return image_id
 
@@ -309,10 +305,10 @@ class KWTLDatastore(LocalDatastore):
                 target = self._folder(tag) / f"{identity}{label.suffix}"
                 target.parent.mkdir(parents=True, exist_ok=True)
             for path in self._masks(tag).get(identity, []):
-                if _sha256(path)[:16] not in digests:
+                if file_sha256(path)[:16] not in digests:
                     self._move_aside(path, tag)
             if target is not None:
-                with written_whole(target, HINT) as unfinished:
+                with atomic_write(target, HINT) as unfinished:
                     shutil.copyfile(self._version(label), unfinished)
             for path in self._masks(tag).get(identity, []):
                 if path != target:
@@ -428,10 +424,10 @@ class KWTLDatastore(LocalDatastore):
             return False
         if not there:
             return True
-        if own in there and _sha256(own) == kept.sha256:
+        if own in there and file_sha256(own) == kept.sha256:
             if not self._version(kept).is_file():
                 self._version(kept).parent.mkdir(parents=True, exist_ok=True)
-                with written_whole(self._version(kept), HINT) as unfinished:
+                with atomic_write(self._version(kept), HINT) as unfinished:
                     shutil.copyfile(own, unfinished)
             for other in there:
                 if other != own:

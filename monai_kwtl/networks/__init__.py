@@ -35,6 +35,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "parallel": ["data_parallel", "unsynchronized", "unwrap"],
         "processors": ["instruction_set", "onednn_isa"],
-        "weights": ["load_weights", "not_finite", "save_atomically", "start_sha256"],
+        "weights": ["existing_checkpoint", "load_weights", "not_finite", "save_atomically", "start_sha256"],
     },
 )

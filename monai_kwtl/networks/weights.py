@@ -14,17 +14,32 @@ import torch
 from torch import nn
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.utils.atomic import written_whole
-from monai_kwtl.utils.hashing import _existing_checkpoint, file_sha256
+from monai_kwtl.utils.atomic import atomic_write
+from monai_kwtl.utils.hashing import file_sha256
 
-__all__ = ["load_weights", "not_finite", "save_atomically", "start_sha256"]
+__all__ = ["existing_checkpoint", "load_weights", "not_finite", "save_atomically", "start_sha256"]
 
 FROM_SCRATCH = (None, "random")
 
 
 def start_sha256(path: str | os.PathLike | None) -> str | None:
-    """:func:`file_sha256` of start weights; None where a training begins with random ones."""
-    return None if path in FROM_SCRATCH else file_sha256(path)
+    """Return the SHA-256 of start weights; None where a training begins with random ones.
+
+    Raises:
+        KWTLError: when there is no such file.
+    """
+    return None if path in FROM_SCRATCH else file_sha256(existing_checkpoint(path))
+
+
+def existing_checkpoint(path: str | os.PathLike) -> Path:
+    """Return the path of a checkpoint that is there.
+
+    Raises:
+        KWTLError: when it is not.
+    """
+    if not Path(path).is_file():
+        raise KWTLError(f"there is no checkpoint at {path}; give the path of a .pt file with --ckpt.")
+    return Path(path)
 
 
 def _read_checkpoint(path: Path) -> Any:
@@ -63,7 +78,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
     """
     if path in FROM_SCRATCH:
         return network.to(device)
-    path = _existing_checkpoint(path)
+    path = existing_checkpoint(path)
     state = _read_checkpoint(path)
     for name in ("model", "network", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
@@ -96,7 +111,7 @@ def save_atomically(state: Any, path: str | os.PathLike) -> None:
     Raises:
         KWTLError: when it cannot be written; what was there before is untouched.
     """
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "wb") as stream:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -46,10 +45,6 @@ __all__ = [
 logger = logging.getLogger("monai_kwtl")
 
 
-def _sha256(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def expect_selection(dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
     """Remember, before a selection is written, that it is to be noted, also where its process dies before it has.
 
@@ -73,7 +68,7 @@ def note_selection(dataset: str | os.PathLike, selection: str | os.PathLike) -> 
     document = read_selection(selection)
     entry = {
         "path": relative(selection, dataset),
-        "sha256": _sha256(selection),
+        "sha256": file_sha256(selection),
         "time": now(),
         "strategy": str(document["created_with"].get("strategy", "")),
         **{key: document["cost"][key] for key in ("windows", "images", "unique_pixels")},
@@ -169,7 +164,7 @@ def note_training(
     if dataset is None or labels is None or not is_main_process():
         return
     if selection is not None:
-        used = {_sha256(Path(selection) / "selection.json" if Path(selection).is_dir() else selection)}
+        used = {file_sha256(Path(selection) / "selection.json" if Path(selection).is_dir() else selection)}
     elif has_record(labels):
         used = {record.selection_sha256 for record in read_record(labels)}
         note_masks(dataset, labels)

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.project.selection_file import read_region, region_to_dict
+from monai_kwtl.project.selection_file import region_of, region_to_dict
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import read_document, short, write_text
+from monai_kwtl.utils.atomic import write_text
+from monai_kwtl.utils.json_documents import read_document
 
 __all__ = ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_record"]
 
 RECORD_NAME = "regions.json"
 FORMAT = "kwtl-masks/1"
 MEND = "write it again with kwtl import"
+SCHEMA = Path(__file__).with_name("regions.schema.json")
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,16 @@ def read_record(folder: str | os.PathLike) -> list[MaskRecord]:
         KWTLError: one line with file and field, when it is not as :func:`write_record` writes it.
     """
     path = Path(folder, RECORD_NAME)
-    document, check = read_document(path, RECORD_NAME, MEND, FORMAT)
+    document = read_document(path, RECORD_NAME, MEND, SCHEMA)
     records: list[MaskRecord] = []
     places: set[tuple] = set()
     masks: set[str] = set()
-    for index, entry in enumerate(check.get(document, "regions", list, "")):
-        where = f"regions[{index}]."
-        region = read_region(check, entry, where)
-        mask = check.image_name(entry, where, "mask")
-        if "/" in mask or "\\" in mask:
-            raise check.fail(f"{where}mask must be the name of a file in this folder, not {short(mask)}")
-        sha256 = check.sha256(entry, "selection_sha256", where)
-        record = MaskRecord(mask, region, sha256, check.get(entry, "source", str, where))
-        if region.key in places or mask.casefold() in masks:
-            raise check.fail(f"regions[{index}] repeats an earlier region or mask")
-        places.add(region.key)
-        masks.add(mask.casefold())
+    for index, entry in enumerate(document["regions"]):
+        record = MaskRecord(entry["mask"], region_of(entry), entry["selection_sha256"], entry["source"])
+        if record.region.key in places or record.mask.casefold() in masks:
+            raise KWTLError(f"{path}: regions[{index}] repeats an earlier region or mask; {MEND}")
+        places.add(record.region.key)
+        masks.add(record.mask.casefold())
         records.append(record)
     return records
 
@@ -91,8 +87,6 @@ def write_record(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> Pa
         for record in records
     ]
     path = Path(folder, RECORD_NAME)
-    try:
-        write_text(path, json.dumps({"format": FORMAT, "regions": entries}, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise KWTLError(f"{path} cannot be written ({error.strerror or error}): choose another --output") from error
+    text = json.dumps({"format": FORMAT, "regions": entries}, indent=2, allow_nan=False) + "\n"
+    write_text(path, text, "choose another --output")
     return path

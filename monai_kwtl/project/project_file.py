@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.project.selection_file import read_region
+from monai_kwtl.project.selection_file import region_of
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import Checker, read_document, short, write_text
+from monai_kwtl.utils.atomic import write_text
+from monai_kwtl.utils.hashing import file_sha256
+from monai_kwtl.utils.json_documents import read_document
 
 __all__ = [
     "PROJECT_NAME",
@@ -38,6 +39,7 @@ PROJECT_NAME = "project.json"
 EXPECTED_NAME = ".project.json.expected"  # selections that are being made; what is left of a killed one is noted later
 FORMAT = "kwtl-project/1"
 MEND = "mend it, or move it away to begin anew"
+SCHEMA = Path(__file__).with_name("project.schema.json")
 PATIENCE = 10.0  # seconds to wait for another process that writes
 
 Round = dict[str, Any]
@@ -72,68 +74,16 @@ def read_project(folder: str | os.PathLike) -> list[Round]:
     path = Path(folder, PROJECT_NAME)
     if not path.exists():
         return []
-    document, check = read_document(path, PROJECT_NAME, MEND, FORMAT)
-    rounds = check.get(document, "rounds", list, "")
+    rounds: list[Round] = read_document(path, PROJECT_NAME, MEND, SCHEMA)["rounds"]
     for index, entry in enumerate(rounds):
-        _check_round(check, entry, index)
+        if entry["round"] != index + 1:
+            raise KWTLError(f"{path}: rounds[{index}].round must be {index + 1}, not {entry['round']}; {MEND}")
     return rounds
-
-
-def _check_round(check: Checker, entry: Any, index: int) -> None:
-    where = f"rounds[{index}]."
-    if not isinstance(entry, dict):
-        raise check.fail(f"rounds[{index}] must be an object, not {short(entry)}")
-    if check.whole(entry, "round", where, 1) != index + 1:
-        raise check.fail(f"{where}round must be {index + 1}, not {short(entry['round'])}")
-    selection = check.get(entry, "selection", dict, where)
-    inner = f"{where}selection."
-    _check_file(check, selection, inner)
-    check.get(selection, "strategy", str, inner)
-    for key in ("windows", "images", "unique_pixels"):
-        if check.get(selection, key, int, inner) < 0:
-            raise check.fail(f"{inner}{key} must not be negative")
-    for number, region in enumerate(check.get(selection, "regions", list, inner)):
-        read_region(check, region, f"{inner}regions[{number}].")
-    masks = _optional(check, entry, "masks", where)
-    if masks is not None:
-        inner = f"{where}masks."
-        for key in ("path", "time", "source"):
-            check.get(masks, key, str, inner)
-        for key in ("regions", "pixels"):
-            if check.get(masks, key, int, inner) < 0:
-                raise check.fail(f"{inner}{key} must not be negative")
-        _share(check, masks, "foreground", inner)
-    model = _optional(check, entry, "model", where)
-    if model is not None:
-        inner = f"{where}model."
-        _check_file(check, model, inner)
-        check.whole(model, "labelled_images", inner, 0)
-        check.whole(model, "held_out_images", inner, 0)
-        if "held_out_iou" not in model or model["held_out_iou"] is not None:
-            _share(check, model, "held_out_iou", inner)
-
-
-def _check_file(check: Checker, entry: Mapping, where: str) -> None:
-    check.get(entry, "path", str, where)
-    check.get(entry, "time", str, where)
-    check.sha256(entry, "sha256", where)
-
-
-def _optional(check: Checker, entry: Mapping, key: str, where: str) -> dict | None:
-    if key in entry and entry[key] is None:
-        return None
-    return check.get(entry, key, dict, where)
-
-
-def _share(check: Checker, entry: Mapping, key: str, where: str) -> None:
-    if not 0 <= check.number(entry, key, where) <= 1:
-        raise check.fail(f"{where}{key} must be from 0 to 1, not {short(entry[key])}")
 
 
 def regions_of(entry: Round) -> list[Region]:
     """The regions that a round handed out."""
-    check = Checker(PROJECT_NAME, MEND)
-    return [read_region(check, region, "regions.") for region in entry["selection"]["regions"]]
+    return [region_of(region) for region in entry["selection"]["regions"]]
 
 
 def update_project(folder: str | os.PathLike, change: Callable[[list[Round]], Sequence[Round] | None]) -> bool:
@@ -157,7 +107,8 @@ def update_project(folder: str | os.PathLike, change: Callable[[list[Round]], Se
             rounds = change(read_project(folder))
             if rounds is not None:
                 numbered = [{**entry, "round": number} for number, entry in enumerate(rounds, start=1)]
-                write_text(path, json.dumps({"format": FORMAT, "rounds": numbered}, indent=1, allow_nan=False) + "\n")
+                text = json.dumps({"format": FORMAT, "rounds": numbered}, indent=1, allow_nan=False) + "\n"
+                write_text(path, text, hint=None)
     except Timeout:
         logger.warning(f"{path} is being written by another process: this round is not noted there")
         return False
@@ -195,7 +146,7 @@ def _may_write(folder: Path) -> bool:
 def selection_sha256(path: str | os.PathLike) -> str | None:
     """Return the SHA-256 of a ``selection.json``, hexadecimal; None where there is none that can be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 
@@ -223,7 +174,7 @@ def _update_expected(folder: Path, change: Callable[[dict[str, str | None]], Non
             entries = expected_selections(folder)
             change(entries)
             if entries:
-                write_text(path, json.dumps(entries) + "\n")
+                write_text(path, json.dumps(entries) + "\n", hint=None)
             else:
                 path.unlink(missing_ok=True)
     except (OSError, NotImplementedError, Timeout) as error:

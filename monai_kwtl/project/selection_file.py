@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import Checker, read_document, short
+from monai_kwtl.utils.json_documents import read_document
 
-__all__ = ["FORMAT", "SELECTION_NAME", "dump_selection", "portable", "read_region", "read_selection", "region_to_dict"]
+__all__ = ["FORMAT", "SELECTION_NAME", "dump_selection", "portable", "read_selection", "region_of", "region_to_dict"]
 
 FORMAT = "kwtl-selection/1"
 SELECTION_NAME = "selection.json"
 MEND = "write the file again with select.json"
+SCHEMA = Path(__file__).with_name("selection.schema.json")
 
 
 def round_number(value: float) -> float:
@@ -98,29 +100,18 @@ def dump_selection(regions: Iterable[Region], *, budget: Mapping, cost: Mapping,
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def read_region(check: Checker, entry: Any, where: str) -> Region:
-    """One entry of "regions", checked.
-
-    Args:
-        check: of the file.
-        entry: what stands there.
-        where: the field, with a dot behind it, for messages.
-
-    Raises:
-        KWTLError: one line with file and field, for whatever is not as the format says.
-    """
-    if not isinstance(entry, dict):
-        raise check.fail(f"{where.rstrip('.')} must be an object, not {short(entry)}")
+def region_of(entry: Mapping[str, Any]) -> Region:
+    """Return the region of an entry of "regions" that fits its schema."""
     return Region(
-        rank=check.whole(entry, "rank", where, 1),
-        image=check.image_name(entry, where),
-        page=check.whole(entry, "page", where, 0) if "page" in entry else None,
-        image_sha256=check.sha256(entry, "image_sha256", where),
-        x=check.whole(entry, "x", where, 0),
-        y=check.whole(entry, "y", where, 0),
-        width=check.whole(entry, "width", where, 1),
-        height=check.whole(entry, "height", where, 1),
-        score=check.number(entry, "score", where),
+        rank=entry["rank"],
+        image=entry["image"],
+        page=entry.get("page"),
+        image_sha256=entry["image_sha256"],
+        x=entry["x"],
+        y=entry["y"],
+        width=entry["width"],
+        height=entry["height"],
+        score=float(entry["score"]),
     )
 
 
@@ -140,27 +131,26 @@ def read_selection(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / SELECTION_NAME if path.is_dir() else path
-    document, check = read_document(path, SELECTION_NAME, MEND, FORMAT)
-    result = {key: check.get(document, key, dict, "") for key in ("created_with", "budget", "cost")}
-    for key in ("windows", "images", "unique_pixels"):
-        if check.get(result["cost"], key, int, "cost.") < 0:
-            raise check.fail(f"cost.{key} must not be negative")
-    entries = check.get(document, "regions", list, "")
-    regions = [read_region(check, entry, f"regions[{index}].") for index, entry in enumerate(entries)]
-    _check_together(regions, check)
-    return {"format": FORMAT, **result, "regions": sorted(regions, key=lambda region: region.rank)}
+    document = read_document(path, SELECTION_NAME, MEND, SCHEMA)
+    regions = [region_of(entry) for entry in document["regions"]]
+    if wrong := _wrong_together(regions):
+        raise KWTLError(f"{path}: {wrong}; {MEND}")
+    result = {key: document[key] for key in ("format", "created_with", "budget", "cost")}
+    return {**result, "regions": sorted(regions, key=lambda region: region.rank)}
 
 
-def _check_together(regions: list[Region], check: Checker) -> None:
+def _wrong_together(regions: list[Region]) -> str | None:
+    """Say what is wrong with regions that are right one by one."""
     ranks: dict[int, int] = {}
     boxes: dict[tuple, int] = {}
     hashes: dict[str, str] = {}
     for index, region in enumerate(regions):
         if ranks.setdefault(region.rank, index) != index:
-            raise check.fail(f"regions[{index}].rank {region.rank} is also that of regions[{ranks[region.rank]}]")
+            return f"regions[{index}].rank {region.rank} is also that of regions[{ranks[region.rank]}]"
         if region.rank > len(regions):
-            raise check.fail(f"regions[{index}].rank is {region.rank}, but the ranks must run from 1 to {len(regions)}")
+            return f"regions[{index}].rank is {region.rank}, but the ranks must run from 1 to {len(regions)}"
         if boxes.setdefault(region.key, index) != index:
-            raise check.fail(f"regions[{index}] is the same region as regions[{boxes[region.key]}]")
+            return f"regions[{index}] is the same region as regions[{boxes[region.key]}]"
         if hashes.setdefault(region.image, region.image_sha256) != region.image_sha256:
-            raise check.fail(f"regions[{index}].image_sha256 differs from that of an earlier region of the same image")
+            return f"regions[{index}].image_sha256 differs from that of an earlier region of the same image"
+    return None

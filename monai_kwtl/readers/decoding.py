@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gzip import BadGzipFile
 from types import TracebackType
 
 import numpy as np
 from monai.data import PILReader
-from PIL import Image, ImageOps
+from nibabel.filebasedimages import ImageFileError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tifffile import TiffFileError
 
 __all__ = [
     "ORIENTATION",
@@ -29,24 +34,10 @@ ORIENTATION = 0x0112  # the tag of TIFF and EXIF
 # PILReader transposes by default. Pillow goes by content, so only the kinds that are meant are let in.
 PIL_READER = PILReader(reverse_indexing=False, formats=("PNG", "JPEG", "BMP", "TIFF"))
 
-_REASONS = (
-    ("cannot identify image file", "it is no image"),
-    ("Cannot work out file type", "it is no image"),
-    ("is not a gzip file", "it is no image"),
-    ("truncated", "it is truncated"),
-    ("Truncated", "it is truncated"),
-    ("unpack requires", "it is truncated"),
-    ("failed to read", "it is truncated"),
-    ("Compressed file ended", "it is truncated"),
-    ("Expected ", "it is truncated"),  # nibabel: Expected 12 bytes, got 3 bytes
-    ("mmap length is greater", "it is truncated"),
-    ("not enough data in file", "it is truncated"),
-    ("corrupted", "it is broken"),
-    ("broken", "it is broken"),
-    ("unrecognized data stream", "it is broken"),  # Pillow's decoders, and next those of imagecodecs and zlib
-    ("decompress", "it is broken"),
-    ("_CORRUPT", "it is broken"),
-)
+# what decoders raise on a file that is not of their kind, and on one that is cut off or has wrong bytes in it: Pillow
+# and nibabel an OSError without a number, or a SyntaxError; imagecodecs a RuntimeError
+_OF_NO_IMAGE = (UnidentifiedImageError, ImageFileError, BadGzipFile)
+_OF_DAMAGE = (OSError, EOFError, SyntaxError, RuntimeError, struct.error, zlib.error, TiffFileError)
 
 
 class UnreadableError(ValueError):
@@ -108,8 +99,11 @@ def with_a_reason() -> Iterator[None]:
     except Exception as error:  # decoders raise nearly anything, from struct.error to zlib.error
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableError(error.strerror) from error
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableError(next((ours for theirs, ours in _REASONS if theirs in text), text[:100])) from error
+        if isinstance(error, _OF_NO_IMAGE):
+            raise UnreadableError("it is no image") from error
+        if isinstance(error, _OF_DAMAGE):
+            raise UnreadableError("it is truncated or broken") from error
+        raise UnreadableError((" ".join(str(error).split()) or type(error).__name__)[:100]) from error
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.report.pictures import PNG_EFFORT, for_display, place_labels, rank_colours, shrink, text_colour
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["group_by_image", "image_label", "overview_picture"]
 
@@ -104,7 +104,7 @@ def overview_picture(
     if foot:
         more = f"and {_count(len(groups) - len(shown), 'more image')}"
         draw.text((MARGIN, top), more, font=_font(22), fill=FAINT)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         canvas.save(unfinished, "PNG", compress_level=PNG_EFFORT)
     return Path(path)
 

@@ -29,7 +29,7 @@ from monai_kwtl.report.pictures import data_uri, for_display, rank_colours, scor
 from monai_kwtl.report.rounds import rounds_picture
 from monai_kwtl.report.words import NEXT_STEP, describe_settings, score_name
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["write_report"]
 
@@ -125,7 +125,7 @@ def write_report(
         has_scores=any(detail.scores is not None for detail in details.values()),
         **_assets(),
     )
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return Path(path)
 

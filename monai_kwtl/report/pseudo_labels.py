@@ -17,7 +17,7 @@ from monai_kwtl.errors import true_or_false
 from monai_kwtl.report.console import image_title
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 from monai_kwtl.utils.distributed import is_main_process
 from monai_kwtl.utils.sampling import spread
 from monai_kwtl.utils.tensorboard import open_log
@@ -84,7 +84,7 @@ def show_preview(sheet: np.ndarray, output_dir: str | os.PathLike, tensorboard: 
     if not is_main_process():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         Image.fromarray(sheet).save(unfinished, format="PNG")
     if tensorboard:
         with open_log(Path(output_dir) / "tensorboard", "preview") as writer:

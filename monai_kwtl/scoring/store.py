@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import imagecodecs
 import numpy as np
 
-from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.utils.atomic import atomic_write
 from monai_kwtl.windows.grid import WindowGrid
 from monai_kwtl.windows.scores import ImageScores
 
@@ -163,7 +163,7 @@ class ScoreStore:
     def put(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Keep the output of :class:`~monai_kwtl.scoring.window_scores.WindowScoreInferer` for an item."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replaced(self.path(item)) as unfinished:
+        with atomic_write(self.path(item), None, durable=False) as unfinished:
             unfinished.write_bytes(to_bytes({**pack_scores(output), **pack_maps(output)}))
 
     def _load(self, item: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.ndarray] | None:

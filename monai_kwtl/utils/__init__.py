@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "text",
     ],
     submod_attrs={
-        "atomic": ["remove_leftovers", "remove_unfinished", "replaced", "sync_folder", "written_whole"],
+        "atomic": ["atomic_write", "remove_leftovers", "remove_unfinished", "sync_folder", "write_text"],
         "caching": ["remembering"],
         "distributed": [
             "FailedElsewhereError",
@@ -40,10 +40,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "findings": ["Finding", "NOTE", "OK", "WRONG", "print_findings"],
         "hashing": ["file_sha256"],
-        "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"],
+        "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short"],
         "prefetch": ["PrefetchingLoader", "prefetched"],
         "sampling": ["evenly", "spread"],
-        "tensorboard": ["masked_crc32c", "open_log", "remove_log"],
+        "tensorboard": ["open_log", "remove_log"],
         "text": ["format_seconds", "format_table"],
     },
 )

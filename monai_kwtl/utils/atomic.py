@@ -11,17 +11,20 @@ from pathlib import Path
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["remove_leftovers", "remove_unfinished", "replaced", "sync_folder", "written_whole"]
+__all__ = ["atomic_write", "remove_leftovers", "remove_unfinished", "sync_folder", "write_text"]
 
 _ENDING = ".unfinished"
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
+def atomic_write(
+    path: str | os.PathLike, hint: str | None = "make room, or choose another --output_dir", *, durable: bool = True
+) -> Iterator[Path]:
     """Write a file beside its final name, and rename it when the body is through: readers see the old file or the new.
 
     Args:
         path: of the file.
+        hint: what the user can do where it cannot be written; None where the caller says so itself.
         durable: the content is on the disk before the file gets its name, and the name before this returns, so that
             neither the death of the process nor that of the machine leaves less than the old file or the new.
 
@@ -29,7 +32,8 @@ def replaced(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
         The path to write to, in the same folder; it is gone afterwards, also when the body raises.
 
     Raises:
-        OSError: when it cannot be written; what was at ``path`` is untouched.
+        KWTLError: when it cannot be written, as on a full disk; what was at ``path`` is untouched.
+        OSError: instead of it, where there is no hint.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{_ENDING}")
@@ -41,9 +45,27 @@ def replaced(path: str | os.PathLike, durable: bool = False) -> Iterator[Path]:
         os.replace(unfinished, path)
         if durable:
             sync_folder(path.parent)
+    except OSError as error:
+        if hint is None:
+            raise
+        raise KWTLError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write_text(
+    path: str | os.PathLike, text: str, hint: str | None = "make room, or choose another --output_dir"
+) -> None:
+    """Write a text file by :func:`atomic_write`, in UTF-8, with the line ends that the text has.
+
+    Args:
+        path: of the file.
+        text: its content.
+        hint: as of :func:`atomic_write`, which raises the same.
+    """
+    with atomic_write(path, hint) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 def sync_folder(folder: Path) -> None:
@@ -56,27 +78,6 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
-def written_whole(path: str | os.PathLike, hint: str = "make room, or choose another --output_dir") -> Iterator[Path]:
-    """:func:`replaced`, durable, for results of a stage: errors are a line.
-
-    Args:
-        path: of the file.
-        hint: what the user can do where it cannot be written.
-
-    Yields:
-        The path to write to, in the same folder; it is gone afterwards, also when the body raises.
-
-    Raises:
-        KWTLError: when it cannot be written, as on a full disk; what was at ``path`` is untouched.
-    """
-    try:
-        with replaced(path, durable=True) as unfinished:
-            yield unfinished
-    except OSError as error:
-        raise KWTLError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
-
-
 def remove_leftovers(folder: str | os.PathLike) -> int:
     """Remove what processes that were killed while writing left in a folder; of those that live, nothing.
 
@@ -85,7 +86,7 @@ def remove_leftovers(folder: str | os.PathLike) -> int:
     """
     removed = 0
     for left in Path(folder).glob(f".*{_ENDING}"):
-        process = left.name.split(".")[-3]  # of names as replaced() makes them
+        process = left.name.split(".")[-3]  # of names as atomic_write makes them
         if process.isdecimal() and not _lives(int(process)):
             with contextlib.suppress(OSError):
                 left.unlink()

@@ -1,17 +1,23 @@
-"""JSON files that come from outside: parsed and checked field by field, with one-line errors."""
+"""JSON files that come from outside: parsed and checked against a JSON Schema, with one-line errors."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from pathlib import Path, PureWindowsPath
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from monai_kwtl.errors import KWTLError
-from monai_kwtl.utils.atomic import replaced
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
-__all__ = ["Checker", "LARGEST", "parse_json", "read_document", "short", "write_text"]
+from monai_kwtl.errors import KWTLError
+
+__all__ = ["Checker", "LARGEST", "parse_json", "read_document", "short"]
 
 LARGEST = 2**31 - 1  # no image has more rows or columns; keeps x + width inside 64 bits for every reader
 LARGEST_FILE = 1 << 28  # bytes; parsed, JSON takes about ten times as much memory
@@ -109,63 +115,72 @@ class Checker:
             raise self.fail(f"{where}{key} must be from {low} to {LARGEST}, not {short(value)}")
         return value
 
-    def number(self, mapping: Any, key: str, where: str) -> float:
-        """A finite number."""
-        value = self.get(mapping, key, (int, float), where)
-        try:
-            finite = math.isfinite(value)
-        except OverflowError:
-            finite = False
-        if not finite:
-            raise self.fail(f"{where}{key} must be a finite number, not {short(value)}")
-        return float(value)
 
-    def sha256(self, mapping: Any, key: str, where: str) -> str:
-        """64 hexadecimal digits."""
-        value = self.get(mapping, key, str, where)
-        if not re.fullmatch(r"[0-9a-f]{64}", value):
-            raise self.fail(f"{where}{key} must be 64 hexadecimal digits, not {short(value)}")
-        return value
-
-    def image_name(self, mapping: Any, where: str, key: str = "image") -> str:
-        """A path that stays inside the folder that it is relative to."""
-        name = self.get(mapping, key, str, where)
-        parts = re.split(r"[/\\]", name)
-        harmless = all(part not in ("", ".", "..") for part in parts) and not PureWindowsPath(name).drive
-        if not harmless or re.search(r"[\x00-\x1f\x7f]", name):
-            raise self.fail(f"{where}{key} must be a path inside the data set, without '..', not {short(name)}")
-        return name
+def _is_whole(_checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def read_document(path: str | Path, what: str, mend: str, form: str) -> tuple[dict[str, Any], Checker]:
-    """Parse a JSON file of ours, an object whose ``format`` says what it is.
+def _is_finite(_checker: Any, value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+# stricter than JSON Schema: 1.0 is no whole number, and what a float cannot hold is no number
+_Strict = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_whole, "number": _is_finite}),
+)
+
+
+@cache
+def _validator(schema: Path) -> Validator:
+    """Return the check of a schema, which may refer to others of its folder by their file names."""
+    known = []
+    for path in schema.parent.glob("*.schema.json"):
+        contents = parse_json(path, "JSON schema")
+        del contents["$schema"]  # by which jsonschema would go on with the usual check
+        known.append((path.name, DRAFT202012.create_resource(contents)))
+    return _Strict({"$ref": schema.name}, registry=Registry().with_resources(known).crawl())
+
+
+def _in_a_line(error: ValidationError) -> str:
+    """Say which field is not as its schema says, and what it should be."""
+    where, name, wanted = error.json_path[1:].lstrip("."), error.validator, error.validator_value
+    if name == "required":
+        missing = next(each for each in wanted if each not in error.instance)
+        return f"{where}.{missing} is missing".lstrip(".")
+    words = {"type": "of type ", "const": "", "enum": "", "minimum": "at least ", "maximum": "at most "}
+    if name in words:
+        must = words[name] + (" or ".join(wanted) if isinstance(wanted, list) else str(wanted))
+    else:
+        must = error.schema.get("title", f"of {name} {wanted}")
+    return f"{where or 'the file'} must be {must}, not {short(error.instance)}"
+
+
+def read_document(path: str | Path, what: str, mend: str, schema: Path) -> dict[str, Any]:
+    """Read a JSON file of ours, and check it against its schema.
 
     Args:
         path: of the file.
         what: it should be, for messages.
         mend: what the user can do about errors in it.
-        form: what its ``format`` must be.
+        schema: path of its JSON Schema, which may refer to others beside it.
 
     Returns:
-        The object, and the checker for the rest of its fields.
+        The document.
 
     Raises:
-        KWTLError: one line, as :func:`parse_json` does, and for anything else than such an object.
+        KWTLError: one line, as :func:`parse_json` does, and with the field for what the schema does not allow.
     """
-    document, check = parse_json(path, what), Checker(path, mend)
-    if not isinstance(document, dict):
-        raise check.fail(f"must hold an object, not {short(document)}")
-    found = check.get(document, "format", str, "")
-    if found != form:
-        raise check.fail(f"format must be {form!r}, not {short(found)}")
-    return document, check
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file beside its final name, then rename it, so that it is never half there.
-
-    Raises:
-        OSError: when it cannot be written; what was there before stays.
-    """
-    with replaced(path, durable=True) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+    document = parse_json(path, what)
+    try:
+        errors = list(_validator(schema).iter_errors(document))
+    except RecursionError as error:
+        raise KWTLError(f"{path}: nested too deeply for a {what}; {mend}") from error
+    if errors:
+        # another format explains all the rest
+        worst = next((each for each in errors if each.validator == "const"), best_match(errors))
+        raise KWTLError(f"{path}: {_in_a_line(worst)}; {mend}")
+    return document

@@ -24,7 +24,7 @@ from monai_kwtl.bundle.workflow import start
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.device import choose_device
 from monai_kwtl.networks.fcrn import FCRN
-from monai_kwtl.networks.weights import load_weights
+from monai_kwtl.networks.weights import load_weights, start_sha256
 from monai_kwtl.utils.hashing import file_sha256
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ def test_weights_that_are_not_finite_are_refused(small, tmp_path, value):
 
 @pytest.mark.parametrize("name", ["none.pt", "."])
 def test_a_checkpoint_that_is_not_there_is_said(small, tmp_path, name):
-    for ask in (lambda: load_weights(small, tmp_path / name), lambda: file_sha256(tmp_path / name)):
+    for ask in (lambda: load_weights(small, tmp_path / name), lambda: start_sha256(tmp_path / name)):
         with pytest.raises(KWTLError, match="there is no checkpoint at .*; give the path of a .pt file with --ckpt"):
             ask()
 

@@ -101,8 +101,8 @@ def test_scanning_again_changes_nothing_and_order_does_not_matter(mixed):
 
 def test_a_file_is_hashed_once_whatever_its_pages(mixed, monkeypatch):
     folder, _ = mixed
-    hashed, original = [], pool._sha256
-    monkeypatch.setattr(pool, "_sha256", lambda path: (hashed.append(Path(path).name), original(path))[1])
+    hashed, original = [], pool.file_sha256
+    monkeypatch.setattr(pool, "file_sha256", lambda path: (hashed.append(Path(path).name), original(path))[1])
     load_pool(folder)
     assert sorted(hashed) == ["colour.bmp", "deep.png", "grey.png", "stack.ome.tif", "volume.nii.gz"]
 
@@ -141,8 +141,9 @@ def test_broken_files_are_counted_named_and_left_out(tmp_path, rng, caplog, capf
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
         (
             "monai_kwtl",
-            "5 of 9 images cannot be read and are left out: cut.png (it is truncated), empty.tif (the file is empty), "
-            "gone.png (No such file or directory), holes.tif page 1 (it has pixels that are NaN or infinite), "
+            "5 of 9 images cannot be read and are left out: cut.png (it is truncated or broken), "
+            "empty.tif (the file is empty), gone.png (No such file or directory), "
+            "holes.tif page 1 (it has pixels that are NaN or infinite), "
             "text.jpg (it is no image)",
         )
     ]

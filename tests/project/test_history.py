@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from referencing import Registry
 from stage_here import random_weights, run
 from stage_process import Death
 from stage_process import run as in_process
@@ -83,8 +84,10 @@ def overlap(one, other):
 
 
 def schema_holds(path="images/project.json"):
-    schema = json.loads((ROOT / "monai_kwtl" / "project" / "project.schema.json").read_text())
-    jsonschema.validate(json.loads(Path(path).read_text()), schema)
+    folder = ROOT / "monai_kwtl" / "project"
+    schemas = {path.name: json.loads(path.read_text()) for path in folder.glob("*.schema.json")}
+    registry = Registry().with_contents(schemas.items())
+    jsonschema.validate(json.loads(Path(path).read_text()), schemas["project.schema.json"], registry=registry)
 
 
 def test_two_rounds_as_a_user_runs_them(place, capsys):

@@ -238,6 +238,23 @@ def test_without_maps_a_region_is_its_image(tmp_path):
     assert log.picture("regions/1 a.png x=1 y=5").shape == (12, 16, 3)
 
 
+def test_large_regions_are_drawn_smaller(tmp_path, rng):
+    image = rng.integers(0, 256, (400, 400), dtype=np.uint8)
+    image.flat[:100], image.flat[-100:] = 0, 255
+    predicted = np.kron(rng.random((20, 20)), np.ones((20, 20)))
+    regions = [Region(1, "a.png", None, "", 30, 20, 301, 350, 0.5)]
+    maps = {"read": lambda _: image[None], "probability": lambda _: predicted, "score": lambda _: predicted}
+    shares = {"Inverted": predicted[20:370, 30:331]}
+    log, _ = drawn(tmp_path, regions, **maps, per_view=lambda image, box: shares)
+    whole, outline, score = tiles(log.picture("regions/1 a.png x=30 y=20"), 101, 3)
+    small = (slice(20, 370, 3), slice(30, 331, 3))
+    assert_close(whole, np.stack([displayed(image)[small]] * 3, axis=2))
+    assert_close(outline, outlined(displayed(image)[small], predicted[small] >= 0.5))
+    assert_shows(score, predicted[small], np.quantile(predicted, 0.999))
+    _, view = tiles(log.picture("views/1 a.png x=30 y=20: image, Inverted"), 101, 2)
+    assert_shows(view, predicted[small], np.quantile(shares["Inverted"], 0.999))
+
+
 def test_the_best_are_drawn_and_each_image_is_read_once(tmp_path):
     asked = []
 

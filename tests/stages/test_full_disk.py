@@ -27,7 +27,7 @@ from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.synthetic import make_pool
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts and limits as on Linux")
 
@@ -160,17 +160,17 @@ def test_a_model_on_a_full_disk_and_in_a_folder_that_cannot_be_written(tmp_path:
 # ---- the parts
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
+def test_a_file_is_atomic_write_or_not_at_all(tmp_path: Path):
     path = tmp_path / "a.txt"
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("one")
         assert not path.exists()
-    with pytest.raises(ZeroDivisionError), written_whole(path) as unfinished:
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as unfinished:
         unfinished.write_text("two")
         raise ZeroDivisionError
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(KWTLError, match=r"cannot write .*a.txt \(No such file or directory\): go away"):
-        with written_whole(tmp_path / "no" / "a.txt", "go away") as unfinished:
+        with atomic_write(tmp_path / "no" / "a.txt", "go away") as unfinished:
             unfinished.write_text("three")
 
 

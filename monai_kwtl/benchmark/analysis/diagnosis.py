@@ -28,7 +28,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection.diversity import principal_components
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
-from monai_kwtl.utils.atomic import replaced, written_whole
+from monai_kwtl.utils.atomic import atomic_write, write_text
 from monai_kwtl.utils.sampling import evenly
 from monai_kwtl.windows.scores import ImageScores
 
@@ -229,7 +229,7 @@ def draw(table: Table, path: str | Path) -> None:
                         )  # fmt: skip
                         handles[look.label] = dots
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False)
-        with replaced(Path(path)) as unfinished:
+        with atomic_write(Path(path), None, durable=False) as unfinished:
             figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
 
 
@@ -251,8 +251,7 @@ def run(options: argparse.Namespace) -> dict[str, str]:
     except OSError as error:
         raise KWTLError(f"cannot write {options.folder} ({error.strerror or error}): {_HINT}") from error
     for each in (table, means, parts):
-        with written_whole(options.folder / f"{each.name}.csv", _HINT) as unfinished:
-            unfinished.write_text(each.csv(), encoding="utf-8", newline="\n")
+        write_text(options.folder / f"{each.name}.csv", each.csv(), _HINT)
     return {
         "means over splits": "\n" + "\n".join(means.markdown()),
         "IoU by foreground": "\n" + "\n".join(parts.markdown()),

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from monai_kwtl.benchmark.analysis.tables import without_budget
 from monai_kwtl.benchmark.plan.methods import METHODS
 from monai_kwtl.benchmark.plan.rows import SCOPE, WITHOUT_BUDGET
-from monai_kwtl.utils.atomic import replaced
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["LOOKS", "draw_budget_curves", "draw_variant_curves"]
 
@@ -105,7 +105,7 @@ def _save(figure: Figure, handles: Sequence[Line2D], path: Path) -> None:
     columns = 3 if figure.get_figwidth() > 7 and max(len(str(handle.get_label())) for handle in handles) < 36 else 2
     style = {"frameon": False, "fontsize": 8.5, "handlelength": 3.2}
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
-    with replaced(path) as unfinished:
+    with atomic_write(path, None, durable=False) as unfinished:
         figure.savefig(unfinished, dpi=130, format="png", metadata={"Software": None})
 
 

@@ -37,7 +37,7 @@ from monai_kwtl.benchmark.analysis.tables import (
 )
 from monai_kwtl.benchmark.plan.rows import merged_rows, read_times, rows_text
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import write_text
 from monai_kwtl.utils.json_documents import parse_json
 
 __all__ = ["add_arguments", "run", "tables_of", "write_page"]
@@ -207,8 +207,7 @@ def write_page(results_csv: str | Path | Sequence[str | Path], folder: str | Pat
     tables = tables_of(rows, times)
     texts = {f"{name}.csv": table.csv() for name, table in tables.items()} | {"results.csv": rows_text(rows)}
     for name, text in {**texts, "README.md": _text(tables, drawn, rows, about)}.items():
-        with written_whole(folder / name, _HINT) as unfinished:
-            unfinished.write_text(text, encoding="utf-8", newline="\n")
+        write_text(folder / name, text, _HINT)
     return folder / "README.md"
 
 

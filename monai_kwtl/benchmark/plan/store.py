@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from monai_kwtl.networks.weights import save_atomically
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write, write_text
+from monai_kwtl.utils.hashing import file_sha256
 from monai_kwtl.windows.grid import WindowGrid
 from monai_kwtl.windows.scores import ImageScores
 
@@ -43,7 +44,7 @@ def folder_hash(folder: str | os.PathLike) -> str:
     for path in sorted(Path(folder).glob("*")):
         if path.is_file():
             total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            total.update(bytes.fromhex(file_sha256(path)))
     return total.hexdigest()
 
 
@@ -79,8 +80,7 @@ class Store:
 
     def put_cell(self, key: str, result: Mapping[str, Any]) -> None:
         """Keep the result of a cell, JSON data."""
-        with written_whole(self._new("cell", key), _HINT) as unfinished:
-            unfinished.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(self._new("cell", key), json.dumps(result, indent=1, sort_keys=True) + "\n", _HINT)
 
     def cell(self, key: str) -> dict[str, Any]:
         """The result of a finished cell."""
@@ -98,7 +98,7 @@ class Store:
     def _put_arrays(self, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         content = io.BytesIO()
         np.savez(content, **arrays)
-        with written_whole(self._new(kind, key), _HINT) as unfinished:
+        with atomic_write(self._new(kind, key), _HINT) as unfinished:
             unfinished.write_bytes(content.getvalue())
 
     def put_features(self, key: str, features: list[np.ndarray], seconds: float) -> None:

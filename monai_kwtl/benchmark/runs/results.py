@@ -9,7 +9,7 @@ import pandas as pd
 
 from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS, Key, rows_text
 from monai_kwtl.benchmark.plan.store import Store
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["write_results"]
 
@@ -35,6 +35,6 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
         rows = pd.DataFrame([{**vars(key), **document[part]} for key, document in finished], columns=columns)
-        with written_whole(folder / name, "make room, or choose another output_dir") as unfinished:
+        with atomic_write(folder / name, "make room, or choose another output_dir") as unfinished:
             unfinished.write_text(rows_text(rows), encoding="utf-8", newline="")
     return len(finished)

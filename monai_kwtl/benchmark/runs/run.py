@@ -24,7 +24,7 @@ from monai_kwtl.bundle.provenance import versions
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.weights import start_sha256
 from monai_kwtl.synthetic import DOMAINS, make_pool
-from monai_kwtl.utils.atomic import written_whole
+from monai_kwtl.utils.atomic import write_text
 from monai_kwtl.utils.text import format_seconds
 
 __all__ = ["Progress", "choose_runner", "ray_installed", "run_in_loop", "run_protocol", "run_with_ray"]
@@ -163,8 +163,8 @@ def _write_about(folder: Path, config: Config, about: Mapping[str, Any]) -> None
         "versions": versions(),
         **about,
     }
-    with written_whole(folder / "grid.json", "make room, or choose another output_dir") as unfinished:
-        unfinished.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    write_text(folder / "grid.json", text, "make room, or choose another output_dir")
 
 
 def run_in_loop(jobs: Sequence[Job], store: Store, config: Config) -> Iterator[Job]:

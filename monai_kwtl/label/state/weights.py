@@ -17,8 +17,9 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.handlers.weights_saver import WeightsSaver
 from monai_kwtl.networks.choice import load_network
 from monai_kwtl.networks.device import choose_device
+from monai_kwtl.networks.weights import existing_checkpoint
 from monai_kwtl.pipeline.scoring import adapt
-from monai_kwtl.utils.atomic import remove_leftovers, written_whole
+from monai_kwtl.utils.atomic import atomic_write, remove_leftovers, write_text
 from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = ["ModelFolder"]
@@ -58,7 +59,7 @@ class ModelFolder:
         Raises:
             KWTLError: when the checkpoint cannot be used, or the folder was begun with another one.
         """
-        source = file_sha256(weights)
+        source = file_sha256(existing_checkpoint(weights))
         if self.start.is_file() and self.current.is_file():
             begun = self.note(self.start).get("source_sha256")
             if begun != source:
@@ -80,7 +81,7 @@ class ModelFolder:
             (weights, self.current),
             (weights.with_suffix(".json"), self.current.with_suffix(".json")),
         ):
-            with written_whole(target, "make room, or mend its permissions.") as unfinished:
+            with atomic_write(target, "make room, or mend its permissions.") as unfinished:
                 shutil.copyfile(source, unfinished)
         return self.sha256()
 
@@ -134,8 +135,7 @@ class ModelFolder:
         raise KWTLError(f"{self._trainings} is full: move some of it away.")
 
     def _record(self, folder: Path, record: Mapping[str, Any]) -> None:
-        with written_whole(folder / RECORD_NAME, "make room, or mend its permissions.") as unfinished:
-            unfinished.write_text(json.dumps(record, default=str) + "\n", encoding="utf-8")
+        write_text(folder / RECORD_NAME, json.dumps(record, default=str) + "\n", "make room, or mend its permissions.")
 
     @contextlib.contextmanager
     def training(self, folder: Path) -> Iterator[None]:

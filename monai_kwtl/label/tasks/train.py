@@ -24,7 +24,7 @@ from monai_kwtl.label.state.weights import ModelFolder
 from monai_kwtl.label.tasks.scoring import KWTLScoring
 from monai_kwtl.project.selection_file import dump_selection
 from monai_kwtl.selection.regions import Region, cost_of
-from monai_kwtl.utils.json_documents import write_text
+from monai_kwtl.utils.atomic import write_text
 
 __all__ = ["KWTLTrain", "labelled_regions"]
 
@@ -117,7 +117,7 @@ class KWTLTrain(TrainTask):
             text = dump_selection(
                 regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
             )
-            write_text(selection, text)
+            write_text(selection, text, hint=None)
             knobs = self.settings.training() | options
             with self.models.training(folder):
                 try:

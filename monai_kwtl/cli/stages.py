@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
         options |= _folder(stage, config, folders, options)
     with warnings.catch_warnings():  # that a config can run code: this one is ours, or was named by the user
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
+        logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # as logging.conf, which is read later
         workflow = StageWorkflow(config, args_file, **options)
         workflow.initialize()
         workflow.run()

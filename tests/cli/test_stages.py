@@ -90,7 +90,7 @@ def test_mistakes_are_named_before_anything_is_computed(place, arguments, words)
 def test_configs_in_the_current_folder_are_not_run(place, capsys):
     (place / "configs").mkdir()
     for name in ("metadata.json", "select.json"):
-        (place / "configs" / name).write_text('{"imports": ["$open(\'proof\', \'w\')"]}')
+        (place / "configs" / name).write_text("{\"imports\": [\"$open('proof', 'w')\"]}")
     assert kwtl("select", "my_images", *flags(QUICK)) == 0
     assert not (place / "proof").exists()
 

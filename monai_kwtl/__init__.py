@@ -7,7 +7,6 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        "benchmark",
         "bundle",
         "cli",
         "data",

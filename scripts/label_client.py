@@ -28,11 +28,12 @@ import numpy as np
 from PIL import Image
 
 from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.paths import find_bundle
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.data.pool import load_pool
 from monai_kwtl.data.splits import split_pool_test
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.label.client.app_folder import make_app
 from monai_kwtl.label.client.client import LabelServer
 from monai_kwtl.label.state.studies import image_id
 from monai_kwtl.metrics import overlap, summarize

@@ -9,7 +9,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null
 VENV=.venv-label
 VENV_PYTHON=$VENV/bin/python
 VENV_SIZE="about 4 GB"
-VENV_FILES="setup.cfg pyproject.toml constraints.txt label-constraints.txt label-requirements.txt scripts/label_setup.sh"
+VENV_FILES="setup.cfg setup.py pyproject.toml constraints.txt label-constraints.txt label-requirements.txt scripts/label_setup.sh"
 
 install_packages() {
     local pip=("$VENV_PYTHON" -m pip install --no-input --disable-pip-version-check --no-user --progress-bar off)

@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 VENV=.venv
 VENV_PYTHON=$VENV/bin/python
 VENV_SIZE="about 3 GB"
-VENV_FILES="setup.cfg pyproject.toml constraints.txt"
+VENV_FILES="setup.cfg setup.py pyproject.toml constraints.txt"
 install_packages() {
     "$VENV_PYTHON" -m pip install --no-input --disable-pip-version-check --no-user --progress-bar off \
         -c constraints.txt -e ".${1:+[$1]}"

@@ -8,8 +8,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "failures": ["message_for_user", "one_line_errors"],
         "foreign": ["TRAINING_OPTIONS", "check_data", "harmless", "training_options"],
-        "options": ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line"],
-        "paths": ["bundle_root", "place"],
+        "options": [
+            "RUN_ARGUMENTS",
+            "check_command_line",
+            "check_knobs",
+            "checked_options",
+            "command_line",
+            "read_flags",
+        ],
+        "paths": ["bundle_root", "find_bundle", "place"],
         "presets": ["PRESETS", "choose_strategy", "default_strategy", "preset_value"],
         "pretext": ["auto_pretext"],
         "provenance": ["score_settings", "versions"],

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
 
-__all__ = ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line"]
+__all__ = ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line", "read_flags"]
 
 # what monai.bundle takes itself, besides the options of a stage
 RUN_ARGUMENTS = ("config_file", "args_file", "meta_file", "logging_file", "init_id", "run_id", "final_id")
@@ -145,18 +145,29 @@ def command_line() -> dict[str, Any] | None:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if getattr(spec, "name", None) != "monai.bundle.__main__":
         return None
+    return read_flags(sys.argv[1:])[0]
+
+
+def read_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the ``--name value`` pairs of a command line, each value as ``monai.bundle`` reads it, and what is left.
+
+    Args:
+        arguments: of a program. A name without a value means true.
+    """
     given: dict[str, Any] = {}
-    arguments = sys.argv[1:]
-    for number, argument in enumerate(arguments):
-        flag = re.fullmatch(r"--?([A-Za-z_][^=]*)(?:=(.*))?", argument, re.DOTALL)  # -1 is a value
+    left: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        flag = re.fullmatch(r"--?([A-Za-z_][^=]*)(?:=(.*))?", word, re.DOTALL)  # -1 is a value
         if flag is None:
+            left.append(word)
             continue
         name, value = flag.groups()
         if value is None:
-            follows = arguments[number + 1 : number + 2]
-            value = "True" if not follows or re.match(r"--|-[A-Za-z]", follows[0]) else follows[0]
+            value = "True" if not words or re.match(r"--|-[A-Za-z]", words[0]) else words.pop(0)
         given[name.replace("-", "_")] = DefaultParseValue(value)
-    return given
+    return given, left
 
 
 def check_command_line() -> None:

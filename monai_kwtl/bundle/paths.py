@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +15,34 @@ from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
 from monai_kwtl.utils.distributed import on_main_process
 
-__all__ = ["bundle_root", "place"]
+__all__ = ["bundle_root", "find_bundle", "place"]
+
+
+def find_bundle(given: str | os.PathLike | None = None) -> Path:
+    """Return the folder of the bundle: as given, else that of the clone, else that which was installed.
+
+    The current folder is not asked: configs are programs, and what lies beside somebody's images need not be ours.
+
+    Raises:
+        KWTLError: where there is none.
+    """
+    package = Path(str(resources.files("monai_kwtl")))
+    candidates = [package.parent / "bundles" / "kwtl", package / "bundles" / "kwtl"] if given is None else [Path(given)]
+    for folder in candidates:
+        if (folder / "configs" / "metadata.json").is_file():
+            return folder
+    raise KWTLError(f"there is no bundle in {candidates[-1]}: give its folder, which holds configs/, with --bundle.")
 
 
 def bundle_root() -> str:
-    """Return the folder of the bundle: that of the command line's config, else the current one or ``bundles/kwtl``.
+    """Return the folder of the bundle for a config: that of the command line's, else the current one, else ours.
 
     A ``StageWorkflow`` knows its own, and does not ask.
     """
     files = (command_line() or {}).get("config_file")
     if files:
         return str(Path(files if isinstance(files, str) else files[0]).parent.parent)
-    return "." if os.path.isfile("configs/metadata.json") else "bundles/kwtl"
+    return "." if os.path.isfile("configs/metadata.json") else str(find_bundle())
 
 
 class Place(NamedTuple):

@@ -25,8 +25,9 @@ __all__ = ["StageWorkflow", "project_folder", "scoring_settings", "start"]
 def start(several: bool = False) -> None:
     """Begin a stage.
 
-    In a process of ``python -m monai.bundle`` errors become one line, and options that are unknown or make no sense are
-    refused; in Python :class:`monai_kwtl.bundle.StageWorkflow` does the latter, and the process stays as it is.
+    In a process of ``python -m monai.bundle`` errors become one line, options that are unknown or make no sense are
+    refused, and freed memory is kept; in Python :class:`monai_kwtl.bundle.StageWorkflow` looks at the options, and the
+    process stays as it is.
 
     Args:
         several: whether the configuration is one for several processes.
@@ -37,6 +38,7 @@ def start(several: bool = False) -> None:
     """
     if command_line() is not None:
         one_line_errors()
+        keep_freed_memory()
     if several or started_together() > 1:
         connect()
     if started_together() > 1 and not (several or joined()):
@@ -46,7 +48,6 @@ def start(several: bool = False) -> None:
             "without torchrun."
         )
     check_command_line()
-    keep_freed_memory()
 
 
 def project_folder(place: Place, project: bool | str = True) -> Path | None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from monai_kwtl.bundle.paths import bundle_root
+from monai_kwtl.bundle.paths import find_bundle
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.autocast import native_bfloat16
 from monai_kwtl.networks.choice import load_network
@@ -24,7 +22,7 @@ from monai_kwtl.utils.findings import NOTE, OK, WRONG, Finding, print_findings
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the bundle is."""
-    parser.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
+    parser.add_argument("--bundle", default=None, help="folder of the bundle; default: that of this installation")
 
 
 def _needed() -> Iterator[Requirement]:
@@ -86,11 +84,13 @@ def machine() -> list[Finding]:
     return found
 
 
-def bundle(root: str | os.PathLike) -> list[Finding]:
-    """Whether the bundle and its weights are there and belong together."""
-    if not Path(root, "configs", "metadata.json").is_file():
-        return [(WRONG, "bundle", f"no bundle in {root}: go to the folder of the project, or give --bundle")]
-    weights = Path(root, "models", "model.pt")
+def bundle(given: str | None = None) -> list[Finding]:
+    """Whether the bundle, of this installation or as given, and its weights are there and belong together."""
+    try:
+        root = find_bundle(given)
+    except KWTLError as error:
+        return [(WRONG, "bundle", str(error))]
+    weights = root / "models" / "model.pt"
     try:
         load_network(weights)
     except KWTLError as error:
@@ -100,4 +100,4 @@ def bundle(root: str | os.PathLike) -> list[Finding]:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line for each finding; status 1 where something is wrong."""
-    return print_findings([*machine(), *packages(), *bundle(options.bundle or bundle_root())])
+    return print_findings([*machine(), *packages(), *bundle(options.bundle)])

@@ -48,5 +48,4 @@ def _go_on(done: Imported, options: argparse.Namespace) -> None:
     if dataset is not None:
         note_masks(dataset, options.output)
     dataset = dataset or "my_images"
-    train = f"python -m monai.bundle run --config_file bundles/kwtl/configs/train.json --dataset_dir {dataset}"
-    print(f"next: {train} --labels {options.output}")
+    print(f"next: kwtl train {dataset} --labels {options.output}")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_kwtl.bundle.paths import place
+from monai_kwtl.bundle.paths import find_bundle, place
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.utils.findings import print_findings
 from monai_kwtl.utils.text import format_table
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what clients must send; default: KWTL_LABEL_TOKEN, or one made for a --host that other machines reach",
     )
     start.add_argument("--upload-mib", type=int, default=1024, help="the most of an upload, in MiB")
-    start.add_argument("--bundle", default=None, help="folder of the bundle; default: ., or bundles/kwtl")
+    start.add_argument("--bundle", default=None, help="folder of the bundle; default: that of this installation")
     start.add_argument("--prepare-only", action="store_true", help="make the app and its weights, start no server")
 
     following = actions.add_parser("next", help="say what to label now, with a picture of each region")
@@ -93,7 +93,7 @@ def _start(options: argparse.Namespace) -> int:
     token = server_token(options.host, given)
     if not options.prepare_only:
         enter_label_environment(sys.argv[1:])
-    from monai_kwtl.label.client.app_folder import find_bundle, make_app, make_weights
+    from monai_kwtl.label.client.app_folder import make_app, make_weights
     from monai_kwtl.label.state.studies import Studies
 
     studies = Studies(options.studies)

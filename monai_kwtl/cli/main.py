@@ -1,4 +1,4 @@
-"""The command line ``kwtl``: all that is not a bundle run."""
+"""The command line ``kwtl``: the stages of the bundle, and all that goes with them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+# name of each stage, which is that of its config in the bundle, and what it does
+STAGES: dict[str, str] = {
+    "select": "rank the regions of unlabelled images by how much labelling them should help",
+    "train": "tune the network on the masks of labelled regions or images",
+    "inference": "write a mask for every image",
+    "evaluate": "compare predictions with masks, at full resolution",
+    "pretext": "tune the network on rough masks made from the images themselves",
+    "meta_train": "train weights on labelled images of other cells, from which a few masks suffice",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and exits with status 1, as all of KWTL does."""
 
@@ -37,6 +48,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = _Parser(prog="kwtl", description="Knowing what to label in microscopy images.")
     parser.add_argument("--version", action="version", version=f"kwtl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, summary in STAGES.items():
+        commands.add_parser(name, help=summary)
     for name, (module, summary) in COMMANDS.items():
         child = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
@@ -47,10 +60,16 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors that the user can mend become one line."""
     wait_asleep()
-    from monai_kwtl.bundle.failures import one_line_errors  # it imports PyTorch
+    from monai_kwtl.bundle.failures import one_line_errors  # these import PyTorch
+    from monai_kwtl.inferers.memory import keep_freed_memory
 
     one_line_errors()
+    keep_freed_memory()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in STAGES:
+        from monai_kwtl.cli.stages import run_stage
+
+        return run_stage(given[0], given[1:])
     command = next((word for word in given if word in COMMANDS), None)
     options = build_parser(command).parse_args(given)
     return int(importlib.import_module(COMMANDS[options.command][0]).run(options) or 0)

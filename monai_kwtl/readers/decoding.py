@@ -44,15 +44,16 @@ class UnreadableError(ValueError):
     """A file that cannot be read as an image; the message is the reason, without the file's name."""
 
 
+_TALKATIVE = ("tifffile", "nibabel.global", "PIL.TiffImagePlugin")  # loggers of decoders
+
+
 class _Quiet(logging.Filter):
-    """Keeps what decoders say of odd files off the terminal, in all threads while any of them reads."""
+    """Keeps what decoders say of odd files off the terminal, in all threads while any of them reads, and no longer."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock, self._depth, self._warnings = threading.Lock(), 0, warnings.catch_warnings()
         self._local = threading.local()
-        for name in ("tifffile", "nibabel.global", "PIL.TiffImagePlugin"):
-            logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if self._depth and record.levelno >= logging.ERROR:
@@ -71,6 +72,8 @@ class _Quiet(logging.Filter):
                 self._warnings = warnings.catch_warnings()
                 self._warnings.__enter__()
                 warnings.simplefilter("ignore")
+                for name in _TALKATIVE:
+                    logging.getLogger(name).addFilter(self)
             self._depth += 1
 
     def __exit__(
@@ -79,6 +82,8 @@ class _Quiet(logging.Filter):
         with self._lock:
             self._depth -= 1
             if not self._depth:
+                for name in _TALKATIVE:
+                    logging.getLogger(name).removeFilter(self)
                 self._warnings.__exit__(kind, error, trace)
 
 

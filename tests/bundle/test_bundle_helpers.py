@@ -18,7 +18,7 @@ from torch import nn
 import monai_kwtl
 from monai_kwtl.bundle import paths
 from monai_kwtl.bundle.failures import one_line_errors
-from monai_kwtl.bundle.paths import bundle_root, place
+from monai_kwtl.bundle.paths import bundle_root, find_bundle, place
 from monai_kwtl.bundle.provenance import score_settings, versions
 from monai_kwtl.bundle.workflow import start
 from monai_kwtl.errors import KWTLError
@@ -150,12 +150,28 @@ def test_results_do_not_go_among_the_images(tmp_path):
     assert place(str(tmp_path / "data"), str(tmp_path / "data"), "inference").output == tmp_path / "data"
 
 
-def test_outside_of_a_bundle_its_root_is_the_current_folder_or_the_repositorys(tmp_path, monkeypatch):
+def test_without_a_command_line_the_root_is_the_current_folder_where_it_is_a_bundle_else_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert bundle_root() == "bundles/kwtl"
+    ours = Path(__file__).resolve().parents[2] / "bundles" / "kwtl"
+    assert bundle_root() == str(ours)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "metadata.json").write_text("{}")
     assert bundle_root() == "."
+    assert find_bundle() == ours, "configs beside somebody's images are not run"
+
+
+def test_an_installation_has_its_bundle_inside(tmp_path, monkeypatch):
+    installed = tmp_path / "monai_kwtl" / "bundles" / "kwtl"
+    (installed / "configs").mkdir(parents=True)
+    monkeypatch.setattr(paths.resources, "files", lambda package: tmp_path / package)
+    with pytest.raises(KWTLError, match="there is no bundle in .*monai_kwtl.bundles.kwtl: give its folder"):
+        find_bundle()
+    (installed / "configs" / "metadata.json").write_text("{}")
+    assert find_bundle() == installed
+    beside = tmp_path / "bundles" / "kwtl" / "configs"
+    beside.mkdir(parents=True)
+    (beside / "metadata.json").write_text("{}")
+    assert find_bundle() == beside.parent, "a clone's, for one can change it"
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

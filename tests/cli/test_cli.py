@@ -225,7 +225,7 @@ def _other_weights(sound):
 @pytest.mark.parametrize(
     ("damage", "what", "words"),
     [
-        (_no_bundle, "bundle", "no bundle in .*: go to the folder of the project, or give --bundle"),
+        (_no_bundle, "bundle", "there is no bundle in .*: give its folder, which holds configs/, with --bundle"),
         (_no_weights, "weights", "there is no checkpoint at "),
         (_other_weights, "weights", "belongs to another network"),
     ],
@@ -238,10 +238,10 @@ def test_doctor_says_what_is_wrong_with_the_bundle(capsys, sound, damage, what, 
     assert verdict == "WRONG" and re.search(words, detail)
 
 
-def test_doctor_looks_for_the_bundle_where_stages_do(capsys, tmp_path, monkeypatch):
+def test_doctor_looks_at_the_bundle_of_the_installation_from_any_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, out, _ = kwtl(capsys, "doctor")
-    assert findings(out)["bundle"][1].startswith("no bundle in bundles/kwtl")
+    assert findings(out)["bundle"] == ("ok", str(CONFIGS.parent))
 
 
 def test_doctor_names_packages_that_are_missing_or_of_another_version(capsys, sound, monkeypatch):

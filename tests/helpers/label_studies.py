@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.bundle.paths import find_bundle
+from monai_kwtl.label.client.app_folder import make_app
 from monai_kwtl.label.state.studies import Studies
 from monai_kwtl.label.state.weights import ModelFolder
 

@@ -12,8 +12,9 @@ import torch
 from label_studies import write_app, write_studies
 from PIL import Image
 
+from monai_kwtl.bundle.paths import find_bundle
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.label.client.app_folder import find_bundle, make_app
+from monai_kwtl.label.client.app_folder import make_app
 from monai_kwtl.label.client.client import put_labels
 from monai_kwtl.label.client.doctor import app_findings, studies_findings
 from monai_kwtl.label.client.launch import access_line, is_loopback, server_command, server_environment, server_token

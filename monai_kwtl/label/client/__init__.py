@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["app_folder", "client", "doctor", "launch"],
     submod_attrs={
-        "app_folder": ["find_bundle", "make_app", "make_weights"],
+        "app_folder": ["make_app", "make_weights"],
         "client": ["LabelServer", "next_regions", "put_labels"],
         "doctor": ["findings"],
         "launch": [

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.bundle.paths import bundle_root
 from monai_kwtl.bundle.pretext import auto_pretext
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.settings import SETTINGS_NAME, LabelSettings, read_settings
 from monai_kwtl.label.state.weights import ModelFolder
 
-__all__ = ["find_bundle", "make_app", "make_weights"]
+__all__ = ["make_app", "make_weights"]
 
 MAIN = '''"""MONAI Label starts here. The settings are in kwtl.json, the training in configs/train.json."""
 
@@ -33,22 +32,6 @@ DESCRIPTION = {
     "epistemic": "true offers MONAI Label's own epistemic scoring too, for comparison",
 }
 CONFIGS = ("train.json", "metadata.json")
-
-
-def find_bundle(given: str | None = None) -> Path:
-    """The folder of the bundle: as given, below the current folder, or beside the package's source.
-
-    Raises:
-        KWTLError: when there is none.
-    """
-    beside = Path(__file__).resolve().parents[3] / "bundles" / "kwtl"
-    candidates = [Path(given)] if given else [Path(bundle_root()), beside]
-    for folder in candidates:
-        if (folder / "configs" / "train.json").is_file():
-            return folder
-    raise KWTLError(
-        f"there is no bundle in {candidates[0]}: give its folder, which holds configs/train.json, with --bundle."
-    )
 
 
 def make_app(app_dir: str | os.PathLike, bundle: Path) -> Path:

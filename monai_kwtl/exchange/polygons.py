@@ -16,17 +16,22 @@ from shapely.errors import GEOSException, ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 __all__ = [
+    "Canvas",
+    "Rings",
     "make_polygon",
     "mask_polygons",
     "number_objects",
     "paint",
-    "paint_cost",
     "paint_rings",
     "ring_arrays",
     "runs_of",
 ]
 
+Rings = list[np.ndarray]  # of a polygon: the outer ring, then its holes, each float64 (N, 2)
+
 FARTHEST = 1e7  # pixels; no image is larger, and GEOS stays exact far below
+MOST_POINTS = 1_000_000  # of the outlines on a mask of four million pixels; on a larger one a point each four pixels
+MOST_WORK = 1 << 28  # of painting them, as _paint_cost() counts it; some seconds
 _AT_ONCE = 1 << 16  # crossings of edges and pixel rows that are worked out together; bounds the memory
 AREAL = ("Polygon", "MultiPolygon")
 
@@ -185,7 +190,7 @@ def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice
     return slice(top, bottom), slice(left, right), np.cumsum(turns, axis=1)[:, :-1] != 0
 
 
-def paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
+def _paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
     """How much work :func:`paint_rings` has with rings: crossings of edges and pixel rows, and pixels looked at."""
     cost = 0
     for ring in rings:
@@ -238,3 +243,51 @@ def paint(mask: np.ndarray, geometry: BaseGeometry, x: int = 0, y: int = 0) -> b
     # a list, since each of them has to be painted
     rings = [[shapely.get_coordinates(ring) - (x, y) for ring in shapely.get_rings(one)] for one in polygons]
     return any([paint_rings(mask, of_one) for of_one in rings])
+
+
+class Canvas:
+    """A mask that outlines are painted on, as :func:`paint_rings` does; those that would take long are refused before.
+
+    Args:
+        height: of the mask.
+        width: of the mask.
+        x: column of its left edge in the coordinates of the outlines.
+        y: row of its top edge.
+    """
+
+    def __init__(self, height: int, width: int, x: int = 0, y: int = 0) -> None:
+        self.mask = np.zeros((height, width), dtype=bool)
+        self.corner = x, y
+        self.most = max(MOST_POINTS, height * width // 4)
+        self.points, self.work = self.most, max(MOST_WORK, 8 * height * width)
+
+    def paint(self, polygons: Iterable[Rings]) -> bool:
+        """Paint the polygons of one object.
+
+        Args:
+            polygons: the rings of each, of :func:`ring_arrays`; they may leave the mask.
+
+        Returns:
+            Whether any pixel lies inside.
+
+        Raises:
+            ValueError: one line, when all the outlines so far and these have more points, or run to and fro over the
+                mask more often, than any that were drawn; nothing of these is painted then.
+        """
+        moved = [[ring - self.corner for ring in rings] for rings in polygons if self._reached(rings)]
+        height, width = self.mask.shape
+        for rings in moved:
+            self.points -= sum(map(len, rings))
+            if self.points < 0:
+                raise ValueError(f"the outlines have more than {self.most:,} points: simplify them, or send a mask")
+            self.work -= _paint_cost(rings, height, width)
+            if self.work < 0:
+                raise ValueError("the outlines run to and fro over the image too often: draw them anew, or send a mask")
+        # a list, since each of them has to be painted
+        return any([paint_rings(self.mask, rings) for rings in moved])
+
+    def _reached(self, rings: Rings) -> bool:
+        if not rings or len(rings[0]) < 3:
+            return False
+        low, high = rings[0].min(axis=0) - self.corner, rings[0].max(axis=0) - self.corner
+        return bool((high > 0).all() and (low < self.mask.shape[::-1]).all())

@@ -174,7 +174,7 @@ def import_label(
         asked = asked_boxes(params, item)
         if suffix in OUTLINE_SUFFIXES:
             outlines = read_outlines(path, item)
-            mask, regions = outlines.mask, asked if asked is not None else outlines.regions or None
+            mask, regions = outlines.mask, asked if asked is not None else outlines.regions
         else:
             mask, entire = _mask(path, item, asked, len(named) == 1, confirmed)
             same, regions = same and entire, asked

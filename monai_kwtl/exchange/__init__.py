@@ -38,10 +38,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "polygons": [
             "Canvas",
             "Rings",
-            "make_polygon",
             "mask_polygons",
             "number_objects",
-            "paint",
             "paint_rings",
             "ring_arrays",
             "runs_of",

@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 import shapely
 from scipy import ndimage
-from shapely.errors import GEOSException, ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 __all__ = [
     "Canvas",
     "Rings",
-    "make_polygon",
     "mask_polygons",
     "number_objects",
-    "paint",
     "paint_rings",
     "ring_arrays",
     "runs_of",
@@ -33,7 +30,6 @@ FARTHEST = 1e7  # pixels; no image is larger, and GEOS stays exact far below
 MOST_POINTS = 1_000_000  # of the outlines on a mask of four million pixels; on a larger one a point each four pixels
 MOST_WORK = 1 << 28  # of painting them, as _paint_cost() counts it; some seconds
 _AT_ONCE = 1 << 16  # crossings of edges and pixel rows that are worked out together; bounds the memory
-AREAL = ("Polygon", "MultiPolygon")
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,39 +115,6 @@ def ring_arrays(rings: Iterable[Any]) -> list[np.ndarray]:
     return arrays
 
 
-def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
-    """A valid geometry of one outline and its holes, whatever the hand that drew it.
-
-    An outline that crosses or touches itself becomes the pieces that it encloses; what it goes round twice is inside.
-    Time and memory grow with the number of crossings; :func:`paint_rings` needs neither the geometry nor that time.
-
-    Args:
-        rings: as for :func:`ring_arrays`.
-
-    Returns:
-        A polygon or multi-polygon, empty where the outline encloses nothing.
-
-    Raises:
-        ValueError: as :func:`ring_arrays` does.
-    """
-    arrays = ring_arrays(rings)
-    if not arrays or len(arrays[0]) < 3:
-        return shapely.Polygon()
-    try:
-        polygon = shapely.Polygon(arrays[0], [hole for hole in arrays[1:] if len(hole) >= 3])
-        return areas_of(polygon if polygon.is_valid else shapely.make_valid(polygon, method="structure"))
-    except (GEOSException, ShapelyError, ValueError) as error:
-        raise ValueError("an outline cannot be made sense of") from error
-
-
-def areas_of(geometry: BaseGeometry) -> BaseGeometry:
-    """What of a geometry has an area: points and lines are left out."""
-    if geometry.geom_type in AREAL:
-        return geometry
-    parts = [part for part in getattr(geometry, "geoms", []) if part.geom_type in AREAL]
-    return shapely.union_all(parts) if parts else shapely.Polygon()
-
-
 def _spans(ring: np.ndarray, height: int) -> tuple[np.ndarray, ...]:
     """Edges of a closed ring from top to bottom: x0, y0, x1, y1, first row and row after the last, which way it goes.
 
@@ -225,24 +188,6 @@ def paint_rings(mask: np.ndarray, rings: Sequence[np.ndarray]) -> bool:
             inside[hole[0], hole[1]] &= ~hole[2]
     mask[rows, columns] |= inside
     return bool(inside.any())
-
-
-def paint(mask: np.ndarray, geometry: BaseGeometry, x: int = 0, y: int = 0) -> bool:
-    """Set the pixels of a mask whose centres lie inside a geometry, as :func:`paint_rings` does.
-
-    Args:
-        mask: bool (H, W), changed in place.
-        geometry: polygon or multi-polygon, as of :func:`make_polygon`; it may leave the mask.
-        x: column of the mask's left edge.
-        y: row of the mask's top edge.
-
-    Returns:
-        Whether any pixel lies inside.
-    """
-    polygons = getattr(geometry, "geoms", [geometry])
-    # a list, since each of them has to be painted
-    rings = [[shapely.get_coordinates(ring) - (x, y) for ring in shapely.get_rings(one)] for one in polygons]
-    return any([paint_rings(mask, of_one) for of_one in rings])
 
 
 class Canvas:

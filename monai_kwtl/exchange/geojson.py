@@ -28,6 +28,7 @@ from monai_kwtl.project.file_names import safe_stems
 from monai_kwtl.project.selection_folder import CLASSIFICATION, feature_collection
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.json_documents import Checker, parse_json, short
+from monai_kwtl.windows.box import Box, pixels_inside
 
 __all__ = ["Feature", "paint_features", "read_features", "read_qupath", "write_qupath"]
 
@@ -252,11 +253,9 @@ def read_qupath(folder: Path, regions: Sequence[Region], names: Sequence[str]) -
 def _annotation(file: _File, region: Region, mark: str, regions: Sequence[Region]) -> Annotation:
     canvas = Canvas(region.height, region.width, region.x, region.y)
     objects = paint_features(canvas, (cell for cell in file.outlines if cell.on(region.page)), file.check)
-    mask, own = canvas.mask, np.ones(canvas.mask.shape, dtype=bool)
-    for other in regions:
-        if other.rank != region.rank and (other.image, other.page) == (region.image, region.page):
-            top, left = other.y - region.y, other.x - region.x
-            own[max(top, 0) : max(top + other.height, 0), max(left, 0) : max(left + other.width, 0)] = False
+    others = [one for one in regions if one.rank != region.rank and one.key[:2] == region.key[:2]]
+    boxes = [Box(one.x - region.x, one.y - region.y, one.width, one.height) for one in others]
+    mask, own = canvas.mask, ~pixels_inside(canvas.mask.shape, boxes)
     touched = bool(mask[own].any() if own.any() else mask.any())
     finished = mark == FINISHED or (mark != UNFINISHED and touched)
     return Annotation(region.rank, mask, objects, finished, str(file.path), file.path.stat().st_mtime)

@@ -104,10 +104,8 @@ def measure(server: LabelServer, test: list[dict]) -> float:
     """Mean IoU of held-out images, sent along with the request, so that the server never sees them otherwise."""
     overlaps = []
     for item in test:
-        body, kind = server._form(
-            {}, {"file": (f"held_out{Path(item['image']).suffix}", Path(item["image"]).read_bytes())}
-        )
-        predicted = as_mask(server.call("POST", "/infer/kwtl", {"output": "image"}, body, kind))
+        files = {"file": (f"held_out{Path(item['image']).suffix}", Path(item["image"]).read_bytes())}
+        predicted = as_mask(server.call("POST", "/infer/kwtl", {"output": "image"}, files=files))
         overlaps.append(overlap(predicted, read_label(item)[0] > 0))
     return summarize(overlaps)["mean_iou"]
 

@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from packaging.requirements import Requirement
@@ -25,22 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", default=None, help="folder of the bundle; default: that of this installation")
 
 
-def _needed() -> Iterator[Requirement]:
-    """What monai-kwtl needs on this system, and what those packages need for the extras that it asks of them."""
-    for requirement in _requirements("monai-kwtl"):
-        yield requirement
-        for extra in sorted(requirement.extras):
-            yield from _requirements(requirement.name, extra)
+def _needed(package: str, extras: Iterable[str] = ("",)) -> Iterator[Requirement]:
+    """What a package needs on this system, and what those packages need for the extras that it asks of them.
 
-
-def _requirements(package: str, extra: str = "") -> list[Requirement]:
-    """What a package needs always, or for one of its extras only."""
+    ``pip check`` passes over extras.
+    """
     try:
-        found = [Requirement(text) for text in importlib.metadata.requires(package) or []]
+        found = map(Requirement, importlib.metadata.requires(package) or [])
     except importlib.metadata.PackageNotFoundError:
-        return []
-    always = [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return [r for r in found if r not in always and r.marker.evaluate({"extra": extra})] if extra else always
+        return
+    for requirement in found:
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+            yield requirement
+            if requirement.extras:
+                yield from _needed(requirement.name, requirement.extras)
 
 
 def _looked_up(requirement: Requirement) -> Finding:
@@ -60,7 +59,7 @@ def _wanted(requirement: Requirement) -> str:
 def packages() -> list[Finding]:
     """Whether each package that monai-kwtl needs is there in a version that it takes."""
     found: dict[str, Finding] = {}
-    for requirement in _needed():
+    for requirement in _needed("monai-kwtl"):
         finding, name = _looked_up(requirement), canonicalize_name(requirement.name)
         if name not in found or finding[0] == WRONG:
             found[name] = finding

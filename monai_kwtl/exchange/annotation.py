@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_kwtl.errors import KWTLError
+from monai_kwtl.project.selection_folder import CLASSIFICATION
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.json_documents import short
 
@@ -19,6 +20,8 @@ __all__ = ["CONFLICTS", "Annotation", "Handout", "files_below", "inner_name", "r
 
 CONFLICTS = ("newest", "union", "error")
 FINISHED, UNFINISHED = "finished", "unfinished"  # classes or labels that mark a region
+REGION_CLASSES = (CLASSIFICATION["name"].casefold(), FINISHED, UNFINISHED)  # what is of them is no cell
+IGNORED = "ignore"  # what classes and labels of what is left out begin with
 LARGEST_TREE = 100_000  # files looked at below a work folder
 
 

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from PIL import Image
 
-from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below, inner_name
-from monai_kwtl.exchange.polygons import mask_polygons, paint_rings, ring_arrays
+from monai_kwtl.exchange.annotation import (
+    FINISHED,
+    IGNORED,
+    REGION_CLASSES,
+    UNFINISHED,
+    Annotation,
+    Handout,
+    files_below,
+    inner_name,
+)
+from monai_kwtl.exchange.polygons import Canvas, mask_polygons, ring_arrays
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.json_documents import Checker, parse_json, short
 
-__all__ = ["decode_counts", "encode_counts", "paint_cell", "read_cvat", "rings_of", "unpack_counts", "write_cvat"]
+__all__ = [
+    "CocoImage",
+    "decode_counts",
+    "encode_counts",
+    "paint_image",
+    "read_cvat",
+    "read_images",
+    "rings_of",
+    "unpack_counts",
+    "write_cvat",
+]
 
 CATEGORIES = ("cell", FINISHED, UNFINISHED)
 LABELS_NAME = "cvat_labels.json"
@@ -162,56 +180,108 @@ def read_cvat(folder: Path, regions: Sequence[Region], names: Sequence[str]) -> 
     return found
 
 
-def _read_file(path: Path, by_stem: Mapping[str, Region]) -> list[Annotation]:
-    document, check = parse_json(path, "COCO file"), Checker(path, MEND)
+class CocoImage(NamedTuple):
+    """An image of a COCO file.
+
+    Args:
+        where: it stands in the file, for messages.
+        file_name: as it is in the file.
+        size: height and width, as far as the file says them.
+        entries: of each annotation where it stands, its label in small letters, and the annotation.
+    """
+
+    where: str
+    file_name: str
+    size: tuple[int | None, int | None]
+    entries: list[tuple[str, str, Mapping[str, Any]]]
+
+
+def read_images(document: Any, check: Checker) -> list[CocoImage]:
+    """Read the images of a COCO document and their annotations, but those of labels that begin with "ignore".
+
+    Args:
+        document: what the file holds. Without categories, and for annotations without one, the label is empty.
+        check: makes the errors.
+
+    Raises:
+        KWTLError: one line with file and field, for what is no COCO.
+    """
     if not isinstance(document, dict):
         raise check.fail(f"must hold an object, not {short(document)}")
     kinds: dict[int, str] = {}
-    for index, entry in enumerate(check.get(document, "categories", list, "")):
+    for index, entry in enumerate(check.get(document, "categories", list, "") if "categories" in document else []):
         where = f"categories[{index}]."
         kinds[_id(check, entry, "id", where)] = check.get(entry, "name", str, where).strip().casefold()
-    by_id: dict[int, Region | None] = {}
+    by_id: dict[int, CocoImage] = {}
     for index, entry in enumerate(check.get(document, "images", list, "")):
         where = f"images[{index}]."
         number = _id(check, entry, "id", where)
         if number in by_id:
             raise check.fail(f"{where}id {number} is that of another image")
-        name = inner_name(check.get(entry, "file_name", str, where), path)
-        region = by_id[number] = by_stem.get(Path(name).stem.casefold())
-        size = tuple(check.whole(entry, key, where, 1) for key in ("height", "width"))
-        if region is not None and size != (region.height, region.width):
-            raise check.fail(
-                f"{where} {name} is {size[1]} wide and {size[0]} high, but the region of rank {region.rank} is "
-                f"{region.width} wide and {region.height} high"
-            )
-    masks: dict[int, np.ndarray] = {}
-    objects: dict[int, int] = defaultdict(int)
-    marks: dict[int, set[str]] = defaultdict(set)
-    for region in by_id.values():
-        if region is not None:
-            if region.rank in masks:
-                raise check.fail(f"two images are the crop of rank {region.rank}")
-            masks[region.rank] = np.zeros((region.height, region.width), dtype=bool)
+        name = check.get(entry, "file_name", str, where)
+        height, width = (check.whole(entry, key, where, 1) if key in entry else None for key in ("height", "width"))
+        by_id[number] = CocoImage(where, name, (height, width), [])
     for index, entry in enumerate(check.get(document, "annotations", list, "")):
         where = f"annotations[{index}]."
-        image, category = (_id(check, entry, key, where) for key in ("image_id", "category_id"))
-        if image not in by_id or category not in kinds:
+        image = _id(check, entry, "image_id", where)
+        category = _id(check, entry, "category_id", where) if "category_id" in entry else None
+        if image not in by_id or (kinds and category is not None and category not in kinds):
             raise check.fail(f"{where[:-1]} is of an image or a category that is not there")
-        region, kind = by_id[image], kinds[category]
-        if region is None or kind.startswith("ignore"):
-            continue
-        if kind in (FINISHED, UNFINISHED):
-            marks[region.rank].add(kind)
+        kind = kinds.get(category, "")
+        if not kind.startswith(IGNORED):
+            by_id[image].entries.append((where[:-1], kind, entry))
+    return list(by_id.values())
+
+
+def paint_image(
+    canvas: Canvas, image: CocoImage, what: str, check: Checker
+) -> tuple[int, list[tuple[str, Mapping[str, Any]]]]:
+    """Paint the cells of an image.
+
+    Args:
+        canvas: of its size.
+        image: of :func:`read_images`.
+        what: the image is to us, for messages.
+        check: makes the errors.
+
+    Returns:
+        How many cells have any pixel; and label and annotation of what marks a region.
+
+    Raises:
+        KWTLError: one line with file and field, when the image is of another size, an annotation cannot be read, or
+            there is too much to paint.
+    """
+    height, width = canvas.mask.shape
+    if image.size[0] not in (None, height) or image.size[1] not in (None, width):
+        raise check.fail(
+            f"{image.where} {short(image.file_name)} is {image.size[1]} wide and {image.size[0]} high, but {what} is "
+            f"{width} wide and {height} high"
+        )
+    objects, marks = 0, []
+    for where, kind, entry in image.entries:
+        if kind in REGION_CLASSES:
+            marks.append((kind, entry))
             continue
         try:
-            objects[region.rank] += paint_cell(masks[region.rank], entry)
+            objects += _paint_cell(canvas, entry)
         except ValueError as error:
-            raise check.fail(f"{where[:-1]}: {error}") from error
-    time = path.stat().st_mtime
-    return [
-        Annotation(rank, mask, objects[rank], _finished(marks[rank], objects[rank]), str(path), time)
-        for rank, mask in masks.items()
-    ]
+            raise check.fail(f"{where}: {error}") from error
+    return objects, marks
+
+
+def _read_file(path: Path, by_stem: Mapping[str, Region]) -> list[Annotation]:
+    check, found = Checker(path, MEND), {}
+    for image in read_images(parse_json(path, "COCO file"), check):
+        region = by_stem.get(Path(inner_name(image.file_name, path)).stem.casefold())
+        if region is None:
+            continue
+        if region.rank in found:
+            raise check.fail(f"two images are the crop of rank {region.rank}")
+        canvas = Canvas(region.height, region.width)
+        objects, marks = paint_image(canvas, image, f"the region of rank {region.rank}", check)
+        finished = _finished({kind for kind, _ in marks}, objects)
+        found[region.rank] = Annotation(region.rank, canvas.mask, objects, finished, str(path), path.stat().st_mtime)
+    return list(found.values())
 
 
 def _id(check: Checker, entry: Any, key: str, where: str) -> int:
@@ -224,26 +294,14 @@ def _finished(marks: set[str], objects: int) -> bool:
     return FINISHED in marks or (UNFINISHED not in marks and objects > 0)
 
 
-def paint_cell(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
-    """Add the cell of an annotation to a mask.
-
-    Args:
-        mask: bool (H, W), changed in place.
-        entry: of ``annotations``: its ``segmentation``, polygons or run lengths, else its ``bbox``.
-
-    Returns:
-        Whether the cell has any pixel.
-
-    Raises:
-        ValueError: one line, for what is neither.
-    """
+def _paint_cell(canvas: Canvas, entry: Mapping[str, Any]) -> bool:
+    """Paint the ``segmentation`` of an annotation, polygons or run lengths, else its ``bbox``."""
     shape = entry.get("segmentation")
     if isinstance(shape, dict):
-        cell = _decode(shape, mask.shape)
-        mask |= cell
+        cell = _decode(shape, canvas.mask.shape)
+        canvas.mask |= cell
         return bool(cell.any())
-    # a list, since each of them has to be painted
-    return any([paint_rings(mask, [ring]) for ring in rings_of(entry)])
+    return canvas.paint([[ring] for ring in rings_of(entry)])
 
 
 def rings_of(entry: Mapping[str, Any]) -> list[np.ndarray]:

@@ -8,26 +8,34 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from monai_kwtl.errors import KWTLError
-from monai_kwtl.exchange.annotation import FINISHED, UNFINISHED, Annotation, Handout, files_below
-from monai_kwtl.exchange.polygons import make_polygon, mask_polygons, paint
+from monai_kwtl.exchange.annotation import (
+    FINISHED,
+    IGNORED,
+    REGION_CLASSES,
+    UNFINISHED,
+    Annotation,
+    Handout,
+    files_below,
+)
+from monai_kwtl.exchange.polygons import Canvas, Rings, mask_polygons, ring_arrays
 from monai_kwtl.project.file_names import safe_stems
 from monai_kwtl.project.selection_folder import CLASSIFICATION, feature_collection
 from monai_kwtl.selection.regions import Region
-from monai_kwtl.utils.json_documents import parse_json, short
+from monai_kwtl.utils.json_documents import Checker, parse_json, short
+from monai_kwtl.windows.box import Box, pixels_inside
 
-__all__ = ["read_qupath", "write_qupath"]
+__all__ = ["Feature", "paint_features", "read_features", "read_qupath", "write_qupath"]
 
 logger = logging.getLogger("monai_kwtl")
 
 CELL = {"name": "cell", "color": [213, 94, 0]}
-REGION_CLASSES = (CLASSIFICATION["name"].casefold(), FINISHED, UNFINISHED)
+MEND = "export the objects again as GeoJSON"
 MOVED = 1.0  # pixels that the edges of a region's rectangle may be off
 
 
@@ -76,80 +84,77 @@ def _pieces(geometry: BaseGeometry) -> list[BaseGeometry]:
     return [part for part in getattr(geometry, "geoms", [geometry]) if part.geom_type == "Polygon" and part.area]
 
 
-class _File:
-    """What one GeoJSON file says: marks of regions, and outlines by plane."""
+class Feature(NamedTuple):
+    """What one feature of a GeoJSON file outlines.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.marks: dict[int, str] = {}
-        self.outlines: dict[int, list[BaseGeometry]] = defaultdict(list)
-        document = parse_json(path, "GeoJSON file")
-        features = document.get("features") if isinstance(document, Mapping) else document
-        if isinstance(document, Mapping) and document.get("type") == "Feature":
-            features = [document]
-        if not isinstance(features, list):
-            raise self.fail("holds no list of features")
-        self.features = features
+    Args:
+        where: it stands in the file, for messages.
+        kind: its class, in small letters; empty without one.
+        name: as it is in the file.
+        plane: QuPath's z.
+        polygons: the rings of each.
+    """
 
-    def fail(self, message: str) -> KWTLError:
-        return KWTLError(f"{self.path}: {message}; export the objects again as GeoJSON")
+    where: str
+    kind: str
+    name: Any
+    plane: int
+    polygons: list[Rings]
 
-    def read(self, regions: Mapping[int, Region]) -> set[str]:
-        """Take in all features; returns the images that its regions are of."""
-        images = set()
-        for index, feature in enumerate(self.features):
-            where = f"features[{index}]"
-            if not isinstance(feature, Mapping):
-                raise self.fail(f"{where} is {short(feature)}, not an object")
-            properties, geometry = feature.get("properties") or {}, feature.get("geometry")
-            if not isinstance(properties, Mapping) or not isinstance(geometry, Mapping | None):
-                raise self.fail(f"{where} has properties or a geometry that are no objects")
-            kind = _class_of(properties)
-            if geometry is None or kind.startswith("ignore"):
-                continue
-            shape = self.shape(geometry, where)
-            if kind in REGION_CLASSES:
-                region = self.region(properties, shape, regions, where)
-                images.add(region.image)
-                self.marks[region.rank] = kind
-            elif shape is not None:
-                self.outlines[_plane_of(geometry)].append(shape)
-        return images
+    def on(self, page: int | None) -> bool:
+        """Whether it lies on a page of a file; in a file without pages everything does."""
+        return page is None or self.plane == page
 
-    def region(
-        self, properties: Mapping, shape: BaseGeometry | None, regions: Mapping[int, Region], where: str
-    ) -> Region:
-        """The region that a rectangle stands for, by its name and its place."""
-        name = properties.get("name")
-        match = re.fullmatch(r"rank ([1-9]\d{0,9})", name.strip()) if isinstance(name, str) else None
-        region = regions.get(int(match[1])) if match else None
-        if region is None:
-            raise self.fail(f"{where} has the class of a region, but its name {short(name)} is not that of one")
-        moved = None if shape is None or shape.is_empty else np.abs(np.subtract(shape.bounds, region.box.corners)).max()
-        if moved is None or moved > MOVED:
-            raise self.fail(f"{where}: the rectangle of rank {region.rank} was moved, or is of another selection")
-        return region
 
-    def shape(self, geometry: Mapping, where: str, depth: int = 0) -> BaseGeometry | None:
-        """A valid area; None for points and lines."""
-        kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+def read_features(document: Any, check: Checker) -> Iterator[Feature]:
+    """Read the areas of a GeoJSON document, but those of classes that begin with "ignore".
+
+    Args:
+        document: a collection of features, a list of them as QuPath 0.2 wrote it, a feature, or a geometry; in pixels
+            from the top left.
+        check: makes the errors.
+
+    Raises:
+        KWTLError: one line with file and feature, for what is no GeoJSON.
+    """
+    features = document
+    if isinstance(document, Mapping):
+        features = document["features"] if "features" in document else [document]
+    if not isinstance(features, list):
+        raise check.fail("holds no list of features")
+    for index, feature in enumerate(features):
+        where = f"features[{index}]"
+        if not isinstance(feature, Mapping):
+            raise check.fail(f"{where} is {short(feature)}, not an object")
+        wrapped = "geometry" in feature or feature.get("type") == "Feature"
+        properties, geometry = feature.get("properties") or {}, feature.get("geometry") if wrapped else feature
+        if not isinstance(properties, Mapping) or not isinstance(geometry, Mapping | None):
+            raise check.fail(f"{where} has properties or a geometry that are no objects")
+        kind = _class_of(properties)
+        if geometry is None or kind.startswith(IGNORED):
+            continue
         try:
-            if kind == "Polygon" and isinstance(coordinates, list):
-                return make_polygon(coordinates)
-            if kind == "MultiPolygon" and isinstance(coordinates, list):
-                if not all(isinstance(rings, list) for rings in coordinates):
-                    raise ValueError("an outline must be a list of points [x, y]")
-                return shapely.union_all([make_polygon(rings) for rings in coordinates])
+            polygons = _polygons(geometry)
         except ValueError as error:
-            raise self.fail(f"{where}: {error}") from error
-        parts = geometry.get("geometries")
-        if kind == "GeometryCollection" and isinstance(parts, list) and depth < 8:
-            shapes = [self.shape(part, where, depth + 1) for part in parts if isinstance(part, Mapping)]
-            shapes = [shape for shape in shapes if shape is not None]
-            return shapely.union_all(shapes) if shapes else None
-        if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-            return None
-        raise self.fail(f"{where} has a geometry of type {short(kind)} that cannot be read")
+            raise check.fail(f"{where}: {error}") from error
+        if polygons:
+            yield Feature(where, kind, properties.get("name"), _plane_of(geometry), polygons)
+
+
+def _polygons(geometry: Mapping, depth: int = 0) -> list[Rings]:
+    """The rings of each polygon; none of points and lines."""
+    kind, coordinates, parts = (geometry.get(key) for key in ("type", "coordinates", "geometries"))
+    if kind == "Polygon" and isinstance(coordinates, list):
+        return [ring_arrays(coordinates)]
+    if kind == "MultiPolygon" and isinstance(coordinates, list):
+        if not all(isinstance(rings, list) for rings in coordinates):
+            raise ValueError("an outline must be a list of points [x, y]")
+        return [ring_arrays(rings) for rings in coordinates]
+    if kind == "GeometryCollection" and isinstance(parts, list) and depth < 8:
+        return [rings for part in parts if isinstance(part, Mapping) for rings in _polygons(part, depth + 1)]
+    if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+        return []
+    raise ValueError(f"a geometry of type {short(kind)} cannot be read")
 
 
 def _class_of(properties: Mapping) -> str:
@@ -164,6 +169,54 @@ def _plane_of(geometry: Mapping) -> int:
     plane = geometry.get("plane")
     z = plane.get("z", 0) if isinstance(plane, Mapping) else 0
     return z if isinstance(z, int) else 0
+
+
+def paint_features(canvas: Canvas, features: Iterable[Feature], check: Checker) -> int:
+    """Paint features, each a cell; returns how many have any pixel.
+
+    Raises:
+        KWTLError: one line with file and feature, when there is too much to paint.
+    """
+    objects = 0
+    for feature in features:
+        try:
+            objects += canvas.paint(feature.polygons)
+        except ValueError as error:
+            raise check.fail(f"{feature.where}: {error}") from error
+    return objects
+
+
+class _File:
+    """What one GeoJSON file says: marks of regions, and outlines of cells."""
+
+    def __init__(self, path: Path, regions: Mapping[int, Region]) -> None:
+        self.path, self.check = path, Checker(path, MEND)
+        self.marks: dict[int, str] = {}
+        self.outlines: list[Feature] = []
+        self.images: set[str] = set()
+        for feature in read_features(parse_json(path, "GeoJSON file"), self.check):
+            if feature.kind in REGION_CLASSES:
+                region = self.region(feature, regions)
+                self.images.add(region.image)
+                self.marks[region.rank] = feature.kind
+            else:
+                self.outlines.append(feature)
+
+    def region(self, feature: Feature, regions: Mapping[int, Region]) -> Region:
+        """The region that a rectangle stands for, by its name and its place."""
+        match = re.fullmatch(r"rank ([1-9]\d{0,9})", feature.name.strip()) if isinstance(feature.name, str) else None
+        region = regions.get(int(match[1])) if match else None
+        if region is None:
+            raise self.check.fail(
+                f"{feature.where} has the class of a region, but its name {short(feature.name)} is not that of one"
+            )
+        corners = np.concatenate([rings[0] for rings in feature.polygons if rings] or [np.zeros((0, 2))])
+        bounds = [*corners.min(axis=0), *corners.max(axis=0)] if len(corners) else None
+        if bounds is None or np.abs(np.subtract(bounds, region.box.corners)).max() > MOVED:
+            raise self.check.fail(
+                f"{feature.where}: the rectangle of rank {region.rank} was moved, or is of another selection"
+            )
+        return region
 
 
 def read_qupath(folder: Path, regions: Sequence[Region], names: Sequence[str]) -> list[Annotation]:
@@ -187,25 +240,22 @@ def read_qupath(folder: Path, regions: Sequence[Region], names: Sequence[str]) -
     for path in files_below(folder, (".geojson", ".json")):
         if path.suffix.lower() == ".json" and path.name in ("selection.json", "export.json"):
             continue
-        file = _File(path)
-        images = file.read(by_rank)
-        if file.outlines and not images:
+        file = _File(path, by_rank)
+        if file.outlines and not file.images:
             logger.warning(f"{path} has outlines, but none of the rectangles that were exported: it is left out")
-        if len(images) > 1:
-            raise file.fail(f"holds regions of several images, {' and '.join(sorted(images)[:2])}")
+        if len(file.images) > 1:
+            raise file.check.fail(f"holds regions of several images, {' and '.join(sorted(file.images)[:2])}")
         for rank, mark in file.marks.items():
             found.append(_annotation(file, by_rank[rank], mark, regions))
     return found
 
 
 def _annotation(file: _File, region: Region, mark: str, regions: Sequence[Region]) -> Annotation:
-    mask = np.zeros((region.height, region.width), dtype=bool)
-    own = np.ones(mask.shape, dtype=bool)
-    for other in regions:
-        if other.rank != region.rank and (other.image, other.page) == (region.image, region.page):
-            top, left = other.y - region.y, other.x - region.x
-            own[max(top, 0) : max(top + other.height, 0), max(left, 0) : max(left + other.width, 0)] = False
-    objects = sum(paint(mask, shape, region.x, region.y) for shape in file.outlines[region.page or 0])
+    canvas = Canvas(region.height, region.width, region.x, region.y)
+    objects = paint_features(canvas, (cell for cell in file.outlines if cell.on(region.page)), file.check)
+    others = [one for one in regions if one.rank != region.rank and one.key[:2] == region.key[:2]]
+    boxes = [Box(one.x - region.x, one.y - region.y, one.width, one.height) for one in others]
+    mask, own = canvas.mask, ~pixels_inside(canvas.mask.shape, boxes)
     touched = bool(mask[own].any() if own.any() else mask.any())
     finished = mark == FINISHED or (mark != UNFINISHED and touched)
     return Annotation(region.rank, mask, objects, finished, str(file.path), file.path.stat().st_mtime)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from PIL import Image
 from shapely import affinity
 
-from monai_kwtl.exchange.annotation import Annotation, Handout, files_below, inner_name
-from monai_kwtl.exchange.polygons import make_polygon, paint
+from monai_kwtl.exchange.annotation import IGNORED, Annotation, Handout, files_below, inner_name
+from monai_kwtl.exchange.polygons import Canvas, ring_arrays
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.json_documents import Checker, parse_json, short
 
@@ -115,16 +116,15 @@ def _read_task(path: Path, check: Checker, task: Any, where: str, by_stem: Mappi
         inner = f"{where}annotations[{index}]."
         if not isinstance(entry, dict):
             raise check.fail(f"{inner[:-1]} must be an object, not {short(entry)}")
-        mask = np.zeros((region.height, region.width), dtype=bool)
-        objects = 0
+        canvas, objects = Canvas(region.height, region.width), 0
         for number, result in enumerate(check.get(entry, "result", list, inner)):
             try:
-                objects += _paint(mask, result)
+                objects += _paint(canvas, result)
             except ValueError as error:
                 raise check.fail(f"{inner}result[{number}]: {error}") from error
         source = f"{path} annotation {short(entry.get('id', index))}"
         submitted = entry.get("was_cancelled") is not True
-        found.append(Annotation(region.rank, mask, objects, submitted, source, _time(entry, path)))
+        found.append(Annotation(region.rank, canvas.mask, objects, submitted, source, _time(entry, path)))
     return found
 
 
@@ -140,8 +140,8 @@ def _time(entry: Mapping[str, Any], path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _paint(mask: np.ndarray, result: Any) -> bool:
-    """Add what one result outlines to a mask; returns whether that has any pixel."""
+def _paint(canvas: Canvas, result: Any) -> bool:
+    """Paint what one result outlines; returns whether that has any pixel."""
     if not isinstance(result, dict):
         raise ValueError(f"must be an object, not {short(result)}")
     kind, value = result.get("type"), result.get("value")
@@ -150,33 +150,34 @@ def _paint(mask: np.ndarray, result: Any) -> bool:
     if not isinstance(value, dict):
         raise ValueError(f"value must be an object, not {short(value)}")
     names = value.get(kind)
-    if isinstance(names, list) and names and str(names[0]).casefold().startswith("ignore"):
+    if isinstance(names, list) and names and str(names[0]).casefold().startswith(IGNORED):
         return False
     size = result.get("original_height"), result.get("original_width")
-    if size != mask.shape or result.get("image_rotation") not in (0, None):
+    height, width = canvas.mask.shape
+    if size != (height, width) or result.get("image_rotation") not in (0, None):
         raise ValueError("is of an image of another size, or turned")
     if kind.startswith("brush"):
         if value.get("format") != "rle":
             raise ValueError("a brush mask must be in the format rle")
-        cell = decode_brush(value.get("rle"), (mask.shape[0], mask.shape[1]))
-        mask |= cell
+        cell = decode_brush(value.get("rle"), (height, width))
+        canvas.mask |= cell
         return bool(cell.any())
     if kind.startswith("polygon"):
         points = value.get("points")
     else:
         try:
-            x, y, width, height = (float(value[key]) for key in ("x", "y", "width", "height"))
+            left, top, across, down = (float(value[key]) for key in ("x", "y", "width", "height"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError("a rectangle must have numbers x, y, width and height") from error
-        points = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
-    polygon = affinity.scale(make_polygon([points]), mask.shape[1] / 100.0, mask.shape[0] / 100.0, origin=(0, 0))
+        points = [[left, top], [left + across, top], [left + across, top + down], [left, top + down]]
+    (ring,) = ring_arrays([points])
+    ring = ring * (width / 100.0, height / 100.0)
     turn = value.get("rotation", 0)
     if turn:
         if not isinstance(turn, (int, float)) or not abs(turn) <= 360 or kind.startswith("polygon"):
             raise ValueError(f"rotation must be degrees of a rectangle, not {short(turn)}")
-        corner = points[0][0] * mask.shape[1] / 100.0, points[0][1] * mask.shape[0] / 100.0
-        polygon = affinity.rotate(polygon, turn, origin=corner)
-    return paint(mask, polygon)
+        ring = shapely.get_coordinates(affinity.rotate(shapely.MultiPoint(ring), turn, origin=tuple(ring[0])))
+    return canvas.paint([[ring]])
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:

@@ -12,23 +12,24 @@ from typing import Any
 import numpy as np
 import shapely
 from scipy import ndimage
-from shapely.errors import GEOSException, ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 __all__ = [
-    "make_polygon",
+    "Canvas",
+    "Rings",
     "mask_polygons",
     "number_objects",
-    "paint",
-    "paint_cost",
     "paint_rings",
     "ring_arrays",
     "runs_of",
 ]
 
+Rings = list[np.ndarray]  # of a polygon: the outer ring, then its holes, each float64 (N, 2)
+
 FARTHEST = 1e7  # pixels; no image is larger, and GEOS stays exact far below
+MOST_POINTS = 1_000_000  # of the outlines on a mask of four million pixels; on a larger one a point each four pixels
+MOST_WORK = 1 << 28  # of painting them, as _paint_cost() counts it; some seconds
 _AT_ONCE = 1 << 16  # crossings of edges and pixel rows that are worked out together; bounds the memory
-AREAL = ("Polygon", "MultiPolygon")
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,39 +115,6 @@ def ring_arrays(rings: Iterable[Any]) -> list[np.ndarray]:
     return arrays
 
 
-def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
-    """A valid geometry of one outline and its holes, whatever the hand that drew it.
-
-    An outline that crosses or touches itself becomes the pieces that it encloses; what it goes round twice is inside.
-    Time and memory grow with the number of crossings; :func:`paint_rings` needs neither the geometry nor that time.
-
-    Args:
-        rings: as for :func:`ring_arrays`.
-
-    Returns:
-        A polygon or multi-polygon, empty where the outline encloses nothing.
-
-    Raises:
-        ValueError: as :func:`ring_arrays` does.
-    """
-    arrays = ring_arrays(rings)
-    if not arrays or len(arrays[0]) < 3:
-        return shapely.Polygon()
-    try:
-        polygon = shapely.Polygon(arrays[0], [hole for hole in arrays[1:] if len(hole) >= 3])
-        return areas_of(polygon if polygon.is_valid else shapely.make_valid(polygon, method="structure"))
-    except (GEOSException, ShapelyError, ValueError) as error:
-        raise ValueError("an outline cannot be made sense of") from error
-
-
-def areas_of(geometry: BaseGeometry) -> BaseGeometry:
-    """What of a geometry has an area: points and lines are left out."""
-    if geometry.geom_type in AREAL:
-        return geometry
-    parts = [part for part in getattr(geometry, "geoms", []) if part.geom_type in AREAL]
-    return shapely.union_all(parts) if parts else shapely.Polygon()
-
-
 def _spans(ring: np.ndarray, height: int) -> tuple[np.ndarray, ...]:
     """Edges of a closed ring from top to bottom: x0, y0, x1, y1, first row and row after the last, which way it goes.
 
@@ -185,7 +153,7 @@ def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice
     return slice(top, bottom), slice(left, right), np.cumsum(turns, axis=1)[:, :-1] != 0
 
 
-def paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
+def _paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
     """How much work :func:`paint_rings` has with rings: crossings of edges and pixel rows, and pixels looked at."""
     cost = 0
     for ring in rings:
@@ -222,19 +190,49 @@ def paint_rings(mask: np.ndarray, rings: Sequence[np.ndarray]) -> bool:
     return bool(inside.any())
 
 
-def paint(mask: np.ndarray, geometry: BaseGeometry, x: int = 0, y: int = 0) -> bool:
-    """Set the pixels of a mask whose centres lie inside a geometry, as :func:`paint_rings` does.
+class Canvas:
+    """A mask that outlines are painted on, as :func:`paint_rings` does; those that would take long are refused before.
 
     Args:
-        mask: bool (H, W), changed in place.
-        geometry: polygon or multi-polygon, as of :func:`make_polygon`; it may leave the mask.
-        x: column of the mask's left edge.
-        y: row of the mask's top edge.
-
-    Returns:
-        Whether any pixel lies inside.
+        height: of the mask.
+        width: of the mask.
+        x: column of its left edge in the coordinates of the outlines.
+        y: row of its top edge.
     """
-    polygons = getattr(geometry, "geoms", [geometry])
-    # a list, since each of them has to be painted
-    rings = [[shapely.get_coordinates(ring) - (x, y) for ring in shapely.get_rings(one)] for one in polygons]
-    return any([paint_rings(mask, of_one) for of_one in rings])
+
+    def __init__(self, height: int, width: int, x: int = 0, y: int = 0) -> None:
+        self.mask = np.zeros((height, width), dtype=bool)
+        self.corner = x, y
+        self.most = max(MOST_POINTS, height * width // 4)
+        self.points, self.work = self.most, max(MOST_WORK, 8 * height * width)
+
+    def paint(self, polygons: Iterable[Rings]) -> bool:
+        """Paint the polygons of one object.
+
+        Args:
+            polygons: the rings of each, of :func:`ring_arrays`; they may leave the mask.
+
+        Returns:
+            Whether any pixel lies inside.
+
+        Raises:
+            ValueError: one line, when all the outlines so far and these have more points, or run to and fro over the
+                mask more often, than any that were drawn; nothing of these is painted then.
+        """
+        moved = [[ring - self.corner for ring in rings] for rings in polygons if self._reached(rings)]
+        height, width = self.mask.shape
+        for rings in moved:
+            self.points -= sum(map(len, rings))
+            if self.points < 0:
+                raise ValueError(f"the outlines have more than {self.most:,} points: simplify them, or send a mask")
+            self.work -= _paint_cost(rings, height, width)
+            if self.work < 0:
+                raise ValueError("the outlines run to and fro over the image too often: draw them anew, or send a mask")
+        # a list, since each of them has to be painted
+        return any([paint_rings(self.mask, rings) for rings in moved])
+
+    def _reached(self, rings: Rings) -> bool:
+        if not rings or len(rings[0]) < 3:
+            return False
+        low, high = rings[0].min(axis=0) - self.corner, rings[0].max(axis=0) - self.corner
+        return bool((high > 0).all() and (low < self.mask.shape[::-1]).all())

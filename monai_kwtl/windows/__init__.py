@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["blocks", "box", "grid", "scores"],
     submod_attrs={
         "blocks": ["CellReduction", "cells_of", "window_extremes"],
-        "box": ["Box"],
+        "box": ["Box", "pixels_inside"],
         "grid": ["WindowGrid", "block_sums", "window_starts"],
         "scores": ["ImageScores", "flat_windows", "free_windows"],
     },

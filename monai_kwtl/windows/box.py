@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Box"]
+import numpy as np
+
+__all__ = ["Box", "pixels_inside"]
 
 
 class Box(NamedTuple):
@@ -24,3 +27,11 @@ class Box(NamedTuple):
     def corners(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge, as Pillow and shapely want them."""
         return self.x, self.y, self.x + self.width, self.y + self.height
+
+
+def pixels_inside(shape: tuple[int, int], boxes: Iterable[Box]) -> np.ndarray:
+    """Return which pixels of an image, bool (H, W), lie inside any of the boxes; these may leave it."""
+    inside = np.zeros(shape, dtype=bool)
+    for x, y, width, height in boxes:
+        inside[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)] = True
+    return inside

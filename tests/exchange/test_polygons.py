@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from monai_kwtl.exchange.polygons import make_polygon, paint
+from monai_kwtl.exchange.polygons import paint_rings, ring_arrays
 
 
 def rasterize(polygons, shape):
     """Outlines with their holes, painted one after the other."""
     mask = np.zeros(shape, dtype=bool)
-    drawn = [paint(mask, make_polygon(rings)) for rings in polygons]
+    drawn = [paint_rings(mask, ring_arrays(rings)) for rings in polygons]
     assert any(drawn) == mask.any()
     return mask
 

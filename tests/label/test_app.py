@@ -15,7 +15,7 @@ from PIL import Image
 
 from monai_kwtl.data.loading import read_image
 from monai_kwtl.data.pool import load_pool
-from monai_kwtl.exchange.polygons import make_polygon, paint
+from monai_kwtl.exchange.polygons import paint_rings, ring_arrays
 from monai_kwtl.inferers.tiled import TiledInferer
 from monai_kwtl.label.client.client import LabelServer
 from monai_kwtl.label.state.database import Sidecar
@@ -206,7 +206,7 @@ def test_segmentations_are_those_of_the_core_in_every_form(client, studies):
     document = json.loads(infer(client, "img1", threshold=threshold, result_extension=".geojson").content)
     read[".geojson"] = np.zeros(expected.shape, dtype=bool)
     for feature in document["features"]:
-        paint(read[".geojson"], make_polygon(feature["geometry"]["coordinates"]))
+        paint_rings(read[".geojson"], ring_arrays(feature["geometry"]["coordinates"]))
     for mask in read.values():
         assert np.array_equal(mask[sure], expected[sure])
     said = client.post(

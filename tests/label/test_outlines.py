@@ -166,7 +166,7 @@ def test_the_work_of_an_outline_grows_with_its_size_and_not_with_its_crossings(t
     ],
 )
 def test_outlines_beyond_the_budget_are_refused_before_they_are_painted(tmp_path, rings, reason, monkeypatch):
-    monkeypatch.setattr("monai_kwtl.label.state.outlines.paint_rings", None)
+    monkeypatch.setattr("monai_kwtl.exchange.polygons.paint_rings", None)
     item = ITEM | {"height": 20_000, "width": 100}
     for name, document in (
         ("a.geojson", {"type": "Polygon", "coordinates": rings}),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_kwtl.label.state.ranking import best_images, best_regions, taken_pixels, unscored, without
-from monai_kwtl.windows.box import Box
+from monai_kwtl.label.state.ranking import best_images, best_regions, unscored, without
+from monai_kwtl.windows.box import Box, pixels_inside
 from monai_kwtl.windows.grid import WindowGrid
 from monai_kwtl.windows.scores import ImageScores
 
@@ -50,7 +50,7 @@ def test_what_is_taken_is_worth_nothing(maps):
     # boxes along the grid's edges, so that proportions are exact
     pool, boxes = pool_of(maps), [Box(9, 18, 24, 24), Box(0, 0, 24, 24)]
     left, shares = without(pool[0], boxes)
-    free = ~taken_pixels(SHAPES[0], boxes)
+    free = ~pixels_inside(SHAPES[0], boxes)
     for window, (x, y) in enumerate(zip(left.grid.x, left.grid.y, strict=True)):
         box = Box(x, y, 24, 24)
         assert left.window_scores[window] == pytest.approx((part(maps[0] * free, box)).mean())
@@ -62,7 +62,7 @@ def test_regions_are_not_mostly_taken_by_those_before_them(maps, strategy):
     pool, known = pool_of(maps), [[Box(0, 0, 90, 30)], [], [Box(5, 5, 11, 13)]]
     picks = best_regions(pool, known, 50, strategy)
     assert 8 < len(picks) < 50
-    taken = [taken_pixels(shape, boxes) for shape, boxes in zip(SHAPES, known, strict=True)]
+    taken = [pixels_inside(shape, boxes) for shape, boxes in zip(SHAPES, known, strict=True)]
     for pick in picks:
         assert part(taken[pick.image], pick.box).mean() < 0.5
         part(taken[pick.image], pick.box)[:] = True

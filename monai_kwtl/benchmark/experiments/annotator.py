@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from monai_kwtl.data.loading import read_image, read_label
@@ -15,6 +14,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.file_names import region_file_names
 from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.selection.regions import Region
+from monai_kwtl.windows.box import pixels_inside
 
 __all__ = ["reveal_masks", "write_region_masks"]
 
@@ -78,9 +78,7 @@ def reveal_masks(regions: Sequence[Region], items: Iterable[Mapping[str, Any]]) 
         if key not in wanted:
             continue
         image, truth = read_image(item), read_label(item)
-        known = np.zeros(truth.shape, dtype=bool)
-        for r in wanted[key]:
-            known[(..., *r.box.slices)] = True
+        known = pixels_inside(truth.shape[-2:], [region.box for region in wanted[key]])[None]
         found = {name: item[name] for name in ("name", "page", "sha256")}
         support.append({**found, "image": image, "label": truth * known, "known": known, "regions": wanted[key]})
     return support

@@ -1,17 +1,16 @@
-"""A client of a label server: what to label next as files, and the labels back; over HTTP, by the standard library."""
+"""A client of a label server: what to label next as files, and the labels back."""
 
 from __future__ import annotations
 
 import json
 import logging
-import urllib.error
 import urllib.parse
-import urllib.request
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from monai_kwtl.data.folders import base_name
 from monai_kwtl.data.loading import read_image
@@ -43,69 +42,58 @@ class LabelServer:
     def __init__(self, url: str, timeout: float = 3600.0, token: str | None = None) -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise KWTLError(f"the address of a server is like http://127.0.0.1:8000, got {url!r}.")
-        self.url, self.timeout = url.rstrip("/"), timeout
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.url, self.timeout, self.token = url.rstrip("/"), timeout, token
 
-    def call(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: bytes | None = None, kind: str = ""
-    ) -> bytes:
+    def _signed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.token:
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+    def call(self, method: str, path: str, query: Mapping[str, Any] | None = None, **content: Any) -> bytes:
         """One request; returns the body of the answer.
+
+        Args:
+            method: of HTTP.
+            path: after the address of the server.
+            query: after the question mark.
+            content: ``json``, ``data`` and ``files``, as :func:`requests.request` has them.
 
         Raises:
             KWTLError: when the server does not answer, or refuses; with its sentence.
         """
-        url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        headers = {**self.headers, "Content-Type": kind} if kind else self.headers
-        request = urllib.request.Request(url, data=body, method=method, headers=headers)
+        url, signed = f"{self.url}{path}", self._signed  # always signed by us: without, requests looks into .netrc
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                return answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                text = error.read().decode("utf-8", "replace")
-            try:
-                text = str(json.loads(text)["detail"])
-            except (ValueError, KeyError, TypeError):
-                text = text[:200] or error.reason
-            raise KWTLError(f"the server answered {error.code}: {text}") from error
-        except OSError as error:
-            reason = getattr(error, "reason", error)
+            answer = requests.request(method, url, params=query, auth=signed, timeout=self.timeout, **content)
+        except requests.RequestException as error:
             raise KWTLError(
-                f"no server answers at {self.url} ({reason}): start one with 'kwtl label start'."
+                f"no server answers at {self.url} ({type(error).__name__}): start one with 'kwtl label start'."
             ) from error
+        if not answer.ok:
+            try:
+                text = str(answer.json()["detail"])
+            except (ValueError, KeyError, TypeError):
+                text = answer.text[:200] or answer.reason
+            raise KWTLError(f"the server answered {answer.status_code}: {text}")
+        return answer.content
 
     def post(self, path: str, params: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
         """POST JSON, get JSON."""
-        body = json.dumps(dict(params or {})).encode()
-        return json.loads(self.call("POST", path, query, body, "application/json"))
+        return json.loads(self.call("POST", path, query, json=dict(params or {})))
 
     def get(self, path: str, **query: Any) -> bytes:
         """GET."""
         return self.call("GET", path, query)
 
-    def _form(self, fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]) -> tuple[bytes, str]:
-        boundary = uuid.uuid4().hex
-        parts = []
-        for name, value in fields.items():
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
-            parts.append(head.encode() + value.encode() + b"\r\n")
-        for name, (file_name, content) in files.items():
-            quoted = urllib.parse.quote(file_name, safe=" ()+,-._=[]")
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{quoted}"\r\n\r\n'
-            parts.append(head.encode() + content + b"\r\n")
-        return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
-
     def put_label(self, identity: str, path: Path, params: Mapping[str, Any], tag: str = "final") -> dict[str, Any]:
         """Send a label of an image."""
-        body, kind = self._form(
-            {"params": json.dumps(dict(params))}, {"label": (f"label{path.suffix}", path.read_bytes())}
-        )
-        return json.loads(self.call("PUT", "/datastore/label", {"image": identity, "tag": tag}, body, kind))
+        query, fields = {"image": identity, "tag": tag}, {"params": json.dumps(dict(params))}
+        files = {"label": (f"label{path.suffix}", path.read_bytes())}
+        return json.loads(self.call("PUT", "/datastore/label", query, data=fields, files=files))
 
     def infer(self, identity: str, params: Mapping[str, Any] | None = None, model: str = "kwtl") -> bytes:
         """The predicted mask of an image, as a file."""
-        body, kind = self._form({"params": json.dumps(dict(params or {}))}, {})
-        return self.call("POST", f"/infer/{model}", {"image": identity, "output": "image"}, body, kind)
+        query, fields = {"image": identity, "output": "image"}, {"params": json.dumps(dict(params or {}))}
+        return self.call("POST", f"/infer/{model}", query, data=fields)
 
     def image_names(self) -> dict[str, str]:
         """{id: file name} of all images."""

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "write_masks",
         ],
         "outlines": ["OUTLINE_SUFFIXES", "Outlines", "geojson", "mask_outlines", "read_outlines", "xml"],
-        "ranking": ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"],
+        "ranking": ["Pick", "best_images", "best_regions", "unscored", "without"],
         "studies": ["Studies", "image_id", "split_suffix"],
         "weights": ["ModelFolder"],
     },

@@ -16,10 +16,9 @@ from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.state.database import Lease
 from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES, read_outlines
-from monai_kwtl.label.state.ranking import taken_pixels
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import read_pixels
-from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.box import Box, pixels_inside
 
 __all__ = ["CONFIRM", "Imported", "MASK_SUFFIXES", "import_label", "mask_bytes", "read_masks", "whole", "write_masks"]
 
@@ -174,11 +173,11 @@ def import_label(
         asked = asked_boxes(params, item)
         if suffix in OUTLINE_SUFFIXES:
             outlines = read_outlines(path, item)
-            mask, regions = outlines.mask, asked if asked is not None else outlines.regions or None
+            mask, regions = outlines.mask, asked if asked is not None else outlines.regions
         else:
             mask, entire = _mask(path, item, asked, len(named) == 1, confirmed)
             same, regions = same and entire, asked
-        inside = taken_pixels(mask.shape, [whole(item)] if regions is None else regions)
+        inside = pixels_inside(mask.shape, [whole(item)] if regions is None else regions)
         said.append(mask[inside])
         if suffix in MASK_SUFFIXES and "full" not in confirmed and _looks_inverted(mask & inside, inside.sum()):
             raise _unconfirmed("full")
@@ -193,7 +192,7 @@ def import_label(
             if not regions and (not before_known or _was_given_whole(leases.get(item["page"], ()), client)):
                 regions, before_known = [whole(item)], []
             others = before is not None and regions and before_known
-            merged = mask | (before & ~taken_pixels(mask.shape, regions)) if others else mask
+            merged = mask | (before & ~pixels_inside(mask.shape, regions)) if others else mask
         same = same and mask.shape == merged.shape and np.array_equal(mask, merged)
         masks.append(merged)
         result_known.append(list(dict.fromkeys([*before_known, *regions])))

@@ -11,11 +11,11 @@ import numpy as np
 from monai_kwtl.selection.budget import Budget
 from monai_kwtl.selection.greedy import first_of_best, ranked
 from monai_kwtl.selection.select import select_windows
-from monai_kwtl.windows.box import Box
+from monai_kwtl.windows.box import Box, pixels_inside
 from monai_kwtl.windows.grid import WindowGrid
 from monai_kwtl.windows.scores import ImageScores
 
-__all__ = ["Pick", "best_images", "best_regions", "taken_pixels", "unscored", "without"]
+__all__ = ["Pick", "best_images", "best_regions", "unscored", "without"]
 
 MOSTLY_TAKEN = 0.5  # a window of which more is taken than this share is not offered
 TOGETHER = 10  # windows that are compared with the pool together
@@ -27,14 +27,6 @@ class Pick(NamedTuple):
     image: int
     box: Box
     score: float | None
-
-
-def taken_pixels(shape: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
-    """Bool (H, W): the pixels inside any of the boxes."""
-    taken = np.zeros(shape, dtype=bool)
-    for box in boxes:
-        taken[box.slices] = True
-    return taken
 
 
 def unscored(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
@@ -59,7 +51,7 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
     grid = scores.grid
     if not boxes:
         return scores, np.ones(len(grid))
-    free = grid.cell_sums(~taken_pixels((grid.height, grid.width), boxes))
+    free = grid.cell_sums(~pixels_inside((grid.height, grid.width), boxes))
     cells = scores.cells * (free / grid.cell_areas())
     shares = (grid.window_sums(free) / (grid.size[0] * grid.size[1])).reshape(-1)
     return replace(scores, cells=cells, window_scores=grid.window_means(cells)), shares
@@ -128,7 +120,7 @@ def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], seed:
     covered = []
     for scores, boxes in zip(pool, taken, strict=True):
         grid = scores.grid
-        pixels = grid.cell_sums(taken_pixels((grid.height, grid.width), boxes)) if boxes else None
+        pixels = grid.cell_sums(pixels_inside((grid.height, grid.width), boxes)) if boxes else None
         covered.append(replace(scores, covered=pixels))
     count = min(TOGETHER, sum(int(scores.free.sum()) for scores in covered))
     if not count:

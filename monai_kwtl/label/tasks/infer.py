@@ -26,6 +26,7 @@ from monai_kwtl.label.state.studies import Studies
 from monai_kwtl.label.state.weights import ModelFolder
 from monai_kwtl.networks.choice import load_network, network_for
 from monai_kwtl.pipeline.scoring import logits_of, tiles
+from monai_kwtl.windows.box import Box, pixels_inside
 
 __all__ = ["KWTLInfer", "epistemic_infer"]
 
@@ -135,9 +136,7 @@ class KWTLInfer(BasicInferTask):
         x, y, width, height = (max(0, int(number)) for number in numbers)
         if not width or not height:
             return mask
-        inside = np.zeros_like(mask)
-        inside[y : y + height, x : x + width] = True
-        return mask & inside
+        return mask & pixels_inside(mask.shape, [Box(x, y, width, height)])
 
     def _write(self, path: Path, masks: Sequence[np.ndarray], pages: Sequence[Mapping[str, Any]]) -> None:
         if path.suffix == ".geojson":

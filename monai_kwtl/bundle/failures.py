@@ -26,7 +26,7 @@ _TO_DO = dict.fromkeys(
 
 
 def message_for_user(error: BaseException | None) -> str | None:
-    """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
+    """Return the message for an error that the user can fix, from the chain of causes; None for a bug."""
     while error is not None:
         text = str(error)
         passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)

@@ -22,7 +22,7 @@ def _safe(text: str) -> str:
 
 
 def safe_stems(names: Iterable[str]) -> dict[str, str]:
-    """A file name stem for each image name, unique on every file system.
+    """Return a file name stem for each image name, unique on every file system.
 
     ``images/03.png`` becomes ``03``; where two images share a stem (``03.png`` and ``03.tif``) the later one, by name,
     becomes ``03_tif``. Characters that Windows refuses turn into underscores, very long names are cut.

@@ -44,12 +44,12 @@ Round = dict[str, Any]
 
 
 def now() -> str:
-    """The time as the file holds it: UTC, to the second."""
+    """Return the time as the file holds it: UTC, to the second."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def relative(path: str | os.PathLike, folder: str | os.PathLike) -> str:
-    """A path as the file holds it: from the folder of the images, so that both may be moved together."""
+    """Return a path relative to the folder of the images, as the file holds it, so that both may be moved together."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive
@@ -131,7 +131,7 @@ def _share(check: Checker, entry: Mapping, key: str, where: str) -> None:
 
 
 def regions_of(entry: Round) -> list[Region]:
-    """The regions that a round handed out."""
+    """Return the regions that a round handed out."""
     check = Checker(PROJECT_NAME, MEND)
     return [read_region(check, region, "regions.") for region in entry["selection"]["regions"]]
 

@@ -21,7 +21,7 @@ MEND = "write the file again with select.json"
 
 
 def round_number(value: float) -> float:
-    """A float with nine significant digits: beyond float32's precision, below the noise of summation order."""
+    """Round to nine significant digits: beyond float32's precision, below the noise of summation order."""
     return float(f"{float(value):.9g}")
 
 
@@ -61,7 +61,7 @@ def portable(value: Any) -> Any:
 
 
 def region_to_dict(region: Region) -> dict[str, Any]:
-    """One entry of "regions", its fields in the order of the format; "page" only for pages of a multi-page file."""
+    """Return one entry of "regions", fields in the order of the format; "page" only for pages of a multi-page file."""
     page = {} if region.page is None else {"page": int(region.page)}
     return {
         "rank": int(region.rank),
@@ -77,7 +77,7 @@ def region_to_dict(region: Region) -> dict[str, Any]:
 
 
 def dump_selection(regions: Iterable[Region], *, budget: Mapping, cost: Mapping, created_with: Mapping) -> str:
-    """The text of selection.json; the same arguments give the same bytes on every machine.
+    """Return the text of selection.json; the same arguments give the same bytes on every machine.
 
     Args:
         regions: the selected regions; written by rising rank.
@@ -99,7 +99,7 @@ def dump_selection(regions: Iterable[Region], *, budget: Mapping, cost: Mapping,
 
 
 def read_region(check: Checker, entry: Any, where: str) -> Region:
-    """One entry of "regions", checked.
+    """Read one entry of "regions" and check it.
 
     Args:
         check: of the file.

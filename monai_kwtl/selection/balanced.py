@@ -25,7 +25,7 @@ COMPONENTS = 8  # of the features
 
 
 def covariates(pool: Sequence[ImageScores], components: int = COMPONENTS) -> np.ndarray:
-    """What sets of windows are compared by: the main components of the latent, and the predicted foreground.
+    """Return the features that sets of windows are compared by: latent components and predicted foreground.
 
     Args:
         pool: images, with features.

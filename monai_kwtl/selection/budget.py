@@ -48,7 +48,7 @@ class Budget:
             raise KWTLError(f"{self._names[name]} must be a whole number, got {value!r}.")
 
     def as_dict(self) -> dict[str, float | int]:
-        """The budget as ``selection.json`` holds it."""
+        """Return the budget as ``selection.json`` holds it."""
         return {k: getattr(self, k) for k in ("shots", "windows", "pixels") if getattr(self, k) is not None}
 
     def limits(self, grids: Sequence[WindowGrid]) -> tuple[int, float]:

@@ -46,7 +46,7 @@ class Cost:
     unique_pixels: int
 
     def as_dict(self) -> dict[str, int]:
-        """The cost as ``selection.json`` holds it."""
+        """Return the cost as ``selection.json`` holds it."""
         return asdict(self)
 
 

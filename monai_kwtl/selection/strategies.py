@@ -16,7 +16,7 @@ __all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES"]
 
 
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """The windows of highest mean score (the paper's choice)."""
+    """Choose the windows of highest mean score (the paper's choice)."""
     scores = np.concatenate([image.window_scores for image in pool])
     return take_in_order(pool, ranked(scores), windows, pixels)
 

@@ -55,7 +55,7 @@ class ContrastLevels:
         self.weights = weights[used]
 
     def needed(self, grid: WindowGrid) -> Callable[[int, slice, slice], bool]:
-        """Whether a window that counts on a pair, by its number, has pixels in a rectangle."""
+        """Return True if a window that counts on a pair, by its number, has pixels in a rectangle."""
         height, width = grid.size
         y, x = grid.y, grid.x
         users = [np.flatnonzero(weights) for weights in self.weights]

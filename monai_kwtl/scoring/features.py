@@ -98,7 +98,7 @@ class WindowMeans:
             cells[rows, column] += strips[:, a:b].sum(1)
 
     def rows(self) -> np.ndarray:
-        """What :func:`window_features` returns, once all tiles are in."""
+        """Return the result of :func:`window_features`, once all tiles are in."""
         if self._cells is None:  # cannot be: an image has at least one tile
             raise KWTLError("the image is empty.")
         weights = np.maximum(block_sums(self._weight[..., 0], self._spans), 1e-6)

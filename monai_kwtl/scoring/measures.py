@@ -27,7 +27,7 @@ MEASURES = (*CONSISTENCY_MEASURES, "entropy", "mc_dropout")
 
 
 def bernoulli_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy, in nats, of a Bernoulli variable with the given logits: ``softplus(z) - z * sigmoid(z)``."""
+    """Return the entropy, in nats, of a Bernoulli variable of given logits: ``softplus(z) - z * sigmoid(z)``."""
     # the same for z and -z; below 0 both terms are positive, and nothing cancels for a confident prediction
     negative = -logits.abs()
     return F.softplus(negative) - negative * torch.sigmoid(negative)
@@ -109,7 +109,7 @@ def consistency_map(
 
 
 def entropy_map(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy, in nats, of the predicted foreground probability at each pixel; same shape, in [0, ln 2]."""
+    """Return the entropy, in nats, of the foreground probability at each pixel; same shape, in [0, ln 2]."""
     return bernoulli_entropy(logits.float())
 
 

@@ -16,7 +16,7 @@ FEWEST = 0.1  # of the places, as an effective number, that crops are still spre
 
 
 def matching_chances(foreground: np.ndarray, known: np.ndarray, share: float, fewest: float = FEWEST) -> np.ndarray:
-    """Chances of places, as even as possible, under which the foreground has a wanted share of the known pixels.
+    """Return chances of places, as even as possible, that give the foreground a wanted fraction of the known pixels.
 
     Of all chances q with ``sum q foreground = share * sum q known`` these are nearest to even ones (least
     Kullback-Leibler divergence): ``q_i = exp(a d_i) / sum_j exp(a d_j)`` with ``d_i = foreground_i - share * known_i``,

@@ -177,7 +177,7 @@ class CropDataset(Dataset):
         return self.batch_size
 
     def _place(self, step: int, index: int, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Number of the image, top row and left column of a crop."""
+        """Return the number of the image, top row and left column of a crop."""
         return self._any_place(rng) if self.bank is None else self.bank.draw(rng)
 
     def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class SelectionSaver:
             note_selection(self.noted_in, selection)
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
-        """Select, write every file and log the table of regions and the cost.
+        """Select regions, write every file, and log the table of regions and the cost.
 
         Of several processes all call it: when each has scored its images, the first one selects.
 

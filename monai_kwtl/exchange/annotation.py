@@ -61,7 +61,7 @@ class Annotation:
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder by name, without hidden ones; links to folders are not followed.
+    """List the files below a folder by name, without hidden ones; links to folders are not followed.
 
     Raises:
         KWTLError: when the folder cannot be read, or holds more than any export.
@@ -86,7 +86,7 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def inner_name(name: Any, path: Path) -> str:
-    """The last part of a file name that a file tells, if it does not lead anywhere else.
+    """Return the last part of a file name that a file tells, if it does not lead anywhere else.
 
     Raises:
         KWTLError: for a name that is absolute, holds "..", or is no text.

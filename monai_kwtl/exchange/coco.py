@@ -41,7 +41,7 @@ def encode_counts(mask: np.ndarray) -> list[int]:
 
 
 def decode_counts(counts: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
-    """The mask of run lengths.
+    """Decode run lengths to a mask.
 
     Args:
         counts: as :func:`encode_counts` gives them.
@@ -247,7 +247,7 @@ def paint_cell(mask: np.ndarray, entry: Mapping[str, Any]) -> bool:
 
 
 def rings_of(entry: Mapping[str, Any]) -> list[np.ndarray]:
-    """The outlines of an annotation: its polygons, else its ``bbox``, each float64 (N, 2); of run lengths none.
+    """Return the outlines of an annotation: its polygons, else its ``bbox``, float64 (N, 2); none of run lengths.
 
     Raises:
         ValueError: one line, for what is neither.

@@ -52,7 +52,7 @@ def write_qupath(folder: Path, handout: Handout) -> None:
 
 
 def _outlines(predictions: Iterable[tuple[Region, np.ndarray]]) -> Iterator[dict[str, Any]]:
-    """The predicted cells of an image; where regions overlap, one outline each, not one a region."""
+    """Yield the predicted cells of an image; where regions overlap, one outline each, not one a region."""
     drawn: dict[int | None, list[BaseGeometry]] = defaultdict(list)
     done: dict[int | None, list[BaseGeometry]] = defaultdict(list)
     for region, labels in predictions:
@@ -119,7 +119,7 @@ class _File:
     def region(
         self, properties: Mapping, shape: BaseGeometry | None, regions: Mapping[int, Region], where: str
     ) -> Region:
-        """The region that a rectangle stands for, by its name and its place."""
+        """Return the region that a rectangle stands for, by its name and its place."""
         name = properties.get("name")
         match = re.fullmatch(r"rank ([1-9]\d{0,9})", name.strip()) if isinstance(name, str) else None
         region = regions.get(int(match[1])) if match else None
@@ -131,7 +131,7 @@ class _File:
         return region
 
     def shape(self, geometry: Mapping, where: str, depth: int = 0) -> BaseGeometry | None:
-        """A valid area; None for points and lines."""
+        """Return a valid area; None for points and lines."""
         kind, coordinates = geometry.get("type"), geometry.get("coordinates")
         try:
             if kind == "Polygon" and isinstance(coordinates, list):

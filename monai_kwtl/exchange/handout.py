@@ -252,7 +252,7 @@ def import_regions(
 
 
 def _dataset_of(folder: Path) -> str | None:
-    """The folder of images that the export was told of, where it still says so."""
+    """Return the folder of images that the export noted, where it still says so."""
     try:
         note = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

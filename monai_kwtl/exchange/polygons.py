@@ -32,7 +32,7 @@ AREAL = ("Polygon", "MultiPolygon")
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The horizontal runs of a mask.
+    """Return the horizontal runs of a mask.
 
     Args:
         mask: bool (H, W).
@@ -46,7 +46,7 @@ def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def number_objects(mask: np.ndarray) -> np.ndarray:
-    """Number the objects of a mask.
+    """Give each object of a mask a number.
 
     Args:
         mask: (H, W); of truth values or 0 and one other value: objects are what holds together by pixel edges. Of
@@ -64,7 +64,7 @@ def number_objects(mask: np.ndarray) -> np.ndarray:
 
 
 def mask_polygons(labels: np.ndarray, x: int = 0, y: int = 0) -> list[BaseGeometry]:
-    """The outline of each object, along pixel edges: (0, 0) is the top left corner of the top left pixel.
+    """Return each object's outline along pixel edges: (0, 0) is the top left corner of the top left pixel.
 
     Args:
         labels: objects 1 to n, (H, W), as from :func:`number_objects`.
@@ -115,7 +115,7 @@ def ring_arrays(rings: Iterable[Any]) -> list[np.ndarray]:
 
 
 def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
-    """A valid geometry of one outline and its holes, whatever the hand that drew it.
+    """Make a valid geometry of one outline and its holes, whatever the hand that drew it.
 
     An outline that crosses or touches itself becomes the pieces that it encloses; what it goes round twice is inside.
     Time and memory grow with the number of crossings; :func:`paint_rings` needs neither the geometry nor that time.
@@ -140,7 +140,7 @@ def make_polygon(rings: Iterable[Any]) -> BaseGeometry:
 
 
 def areas_of(geometry: BaseGeometry) -> BaseGeometry:
-    """What of a geometry has an area: points and lines are left out."""
+    """Return the parts of a geometry that have an area: points and lines are left out."""
     if geometry.geom_type in AREAL:
         return geometry
     parts = [part for part in getattr(geometry, "geoms", []) if part.geom_type in AREAL]
@@ -186,7 +186,7 @@ def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice
 
 
 def paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
-    """How much work :func:`paint_rings` has with rings: crossings of edges and pixel rows, and pixels looked at."""
+    """Estimate the work of :func:`paint_rings`: crossings of edges and pixel rows, and pixels looked at."""
     cost = 0
     for ring in rings:
         if len(ring) >= 3:

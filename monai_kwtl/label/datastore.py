@@ -178,17 +178,17 @@ class KWTLDatastore(LocalDatastore):
         return begun - left, begun & left
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The images that are wholly labelled."""
+        """Return the images that are wholly labelled."""
         complete = self._complete()[0]
         return [identity for identity in self.list_images() if identity in complete]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The images of which something is left to label."""
+        """Return the images of which something is left to label."""
         complete = self._complete()[0]
         return [identity for identity in self.list_images() if identity not in complete]
 
     def status(self) -> dict[str, Any]:
-        """How many images there are, are ``completed``, are labelled ``in_part``, and which are ``unreadable``."""
+        """Count the images: all, ``completed``, labelled ``in_part``; and name those that are ``unreadable``."""
         self.settle()
         complete, begun = self._complete()
         with self._guard:
@@ -216,7 +216,7 @@ class KWTLDatastore(LocalDatastore):
         return found
 
     def label_file(self, image_id: str, tag: str = FINAL) -> Path | None:
-        """The mask of an image under a tag; None where there is none."""
+        """Return the mask of an image under a tag; None where there is none."""
         return next(iter(self._masks(tag).get(image_id, [])), None)
 
     def _version(self, label: Kept) -> Path:
@@ -391,7 +391,7 @@ class KWTLDatastore(LocalDatastore):
 
     @staticmethod
     def _state(kept: Kept | None, there: Sequence[Path]) -> tuple:
-        """What :meth:`_agree` depends on, but for the content of files, which change with their time or size."""
+        """Return what :meth:`_agree` depends on, but for the content of files, which change with their time or size."""
         files = []
         for path in there:
             try:
@@ -508,7 +508,7 @@ class KWTLDatastore(LocalDatastore):
             os.replace(path, target)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Images and labels as a ZIP."""
+        """Return images and labels as a ZIP."""
         if not self.datalist():
             raise refuse(404, "nothing is labelled yet, so that there is nothing to put into an archive.")
         return super().get_dataset_archive(limit_cases)

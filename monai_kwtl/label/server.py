@@ -277,7 +277,7 @@ def _is_temporary(path: str | os.PathLike) -> bool:
 
 
 def _offered(route: APIRoute, module: str, method: str) -> Callable[..., Any]:
-    """The endpoint of a call: checks it, and works in a thread of the right pool."""
+    """Make the endpoint of a call: it checks the call, and works in a thread of the right pool."""
     endpoint, check = route.endpoint, CHECKS.get((method, route.path))
 
     async def answer(**values: Any) -> Any:

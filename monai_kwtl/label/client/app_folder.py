@@ -36,7 +36,7 @@ CONFIGS = ("train.json", "metadata.json")
 
 
 def find_bundle(given: str | None = None) -> Path:
-    """The folder of the bundle: as given, below the current folder, or beside the package's source.
+    """Find the folder of the bundle: as given, below the current folder, or beside the package's source.
 
     Raises:
         KWTLError: when there is none.

@@ -49,7 +49,7 @@ class LabelServer:
     def call(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: bytes | None = None, kind: str = ""
     ) -> bytes:
-        """One request; returns the body of the answer.
+        """Send one request; return the body of the answer.
 
         Raises:
             KWTLError: when the server does not answer, or refuses; with its sentence.
@@ -75,12 +75,12 @@ class LabelServer:
             ) from error
 
     def post(self, path: str, params: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
-        """POST JSON, get JSON."""
+        """Send JSON by POST, return the JSON of the answer."""
         body = json.dumps(dict(params or {})).encode()
         return json.loads(self.call("POST", path, query, body, "application/json"))
 
     def get(self, path: str, **query: Any) -> bytes:
-        """GET."""
+        """Return the JSON of the answer to a GET."""
         return self.call("GET", path, query)
 
     def _form(self, fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]) -> tuple[bytes, str]:
@@ -103,12 +103,12 @@ class LabelServer:
         return json.loads(self.call("PUT", "/datastore/label", {"image": identity, "tag": tag}, body, kind))
 
     def infer(self, identity: str, params: Mapping[str, Any] | None = None, model: str = "kwtl") -> bytes:
-        """The predicted mask of an image, as a file."""
+        """Get the predicted mask of an image, as a file."""
         body, kind = self._form({"params": json.dumps(dict(params or {}))}, {})
         return self.call("POST", f"/infer/{model}", {"image": identity, "output": "image"}, body, kind)
 
     def image_names(self) -> dict[str, str]:
-        """{id: file name} of all images."""
+        """Return {id: file name} of all images."""
         objects = json.loads(self.get("/datastore/", output="all"))["objects"]
         return {identity: identity + entry["image"]["ext"] for identity, entry in objects.items()}
 

@@ -181,12 +181,12 @@ def _asap(content: bytes) -> Iterator[tuple[str, Rings]]:
 
 
 def mask_outlines(mask: np.ndarray) -> list[shapely.Polygon]:
-    """The outline of each cell of a mask, (H, W), along pixel edges."""
+    """Return the outline of each cell of a mask, (H, W), along pixel edges."""
     return mask_polygons(number_objects(mask))
 
 
 def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str = "Cell") -> dict[str, Any]:
-    """Polygons as GeoJSON that QuPath opens.
+    """Return polygons as GeoJSON that QuPath opens.
 
     Args:
         polygons: as from :func:`mask_outlines`.
@@ -207,7 +207,7 @@ def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str
 
 
 def xml(polygons: Sequence[shapely.Polygon], name: str = "Cell") -> bytes:
-    """Polygons as the XML that MONAI Label's viewers read; it knows no holes."""
+    """Return polygons as the XML that MONAI Label's viewers read; it knows no holes."""
     root = ElementTree.Element("ASAP_Annotations")
     annotations = ElementTree.SubElement(root, "Annotations")
     for polygon in polygons:

@@ -32,7 +32,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
-    """Where images are labelled; masks that were put there by hand since the last look count as complete.
+    """Return where images are labelled; masks put there by hand since the last look count as complete.
 
     Raises:
         KWTLError: when nothing is labelled.
@@ -75,12 +75,12 @@ class KWTLTrain(TrainTask):
         self._stats: dict[str, Any] = {}
 
     def config(self) -> dict[str, Any]:
-        """What a viewer may change."""
+        """Return what a viewer may change."""
         settings = self.settings.training().items()
         return {name: value for name, value in settings if name in TRAINING_OPTIONS} | {"from_last": False}
 
     def stats(self) -> dict[str, Any]:
-        """Of the last training; ``interrupted`` names one that was killed, which ``resume`` goes on with."""
+        """Return those of the last training; ``interrupted`` names one that was killed, which ``resume`` continues."""
         note = self.models.note(self.models.current)
         if self.models.current.is_file() and note.get("sha256") != self.models.sha256():
             note = {}  # of other weights: what publishes was killed in between

@@ -166,7 +166,7 @@ class MeanTeacherTrainer(TuningTrainer):
 
     @torch.no_grad()
     def _taught(self, weak: torch.Tensor) -> torch.Tensor:
-        """The teacher's probability of foreground."""
+        """Predict the teacher's probability of foreground."""
         self.teacher.eval()
         for layer in batch_norm_layers(self.teacher):
             layer.train()  # what it keeps of this goes with the next step of the student

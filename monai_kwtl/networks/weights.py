@@ -23,7 +23,7 @@ FROM_SCRATCH = (None, "random")
 
 
 def start_sha256(path: str | os.PathLike | None) -> str | None:
-    """:func:`file_sha256` of start weights; None where a training begins with random ones."""
+    """Return :func:`file_sha256` of start weights; None where training begins with random ones."""
     return None if path in FROM_SCRATCH else file_sha256(path)
 
 
@@ -86,7 +86,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
 
 
 def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors of a state dict that hold NaN or infinity."""
+    """Return the names of the tensors of a state dict that hold NaN or infinity."""
     return [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
 
 

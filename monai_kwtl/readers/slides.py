@@ -53,11 +53,11 @@ class ImageInMemory:
         self.height, self.width = image.shape[-2:]
 
     def read(self, rows: slice, columns: slice) -> torch.Tensor:
-        """A rectangle, shape (1, 1, h, w)."""
+        """Read a rectangle, shape (1, 1, h, w)."""
         return self.image[:, :, rows, columns]
 
     def whole(self) -> torch.Tensor:
-        """All of it, shape (1, 1, H, W)."""
+        """Read all of it, shape (1, 1, H, W)."""
         return self.image
 
 
@@ -87,7 +87,7 @@ class Slide:
         self._cache = SegmentCache()
 
     def to(self, device: torch.device | str, **_kwargs: Any) -> Slide:
-        """The slide, whose rectangles shall live on a device."""
+        """Return the slide, whose rectangles shall live on a device."""
         return Slide(self.item, self.rescale, device)
 
     def __reduce__(self) -> tuple:
@@ -124,17 +124,17 @@ class Slide:
         return np.require(to_uint8(to_grey(pixels), self.rescale), requirements=("C", "W"))
 
     def pixels(self, rows: slice, columns: slice) -> np.ndarray:
-        """The grey values ``read_image(item)[:, rows, columns]``, uint8 (1, h, w), with starts and stops inside."""
+        """Read ``read_image(item)[:, rows, columns]``, uint8 (1, h, w), with starts and stops inside."""
         if not self.in_parts:
             return np.array(self._pixels[None, rows, columns])
         return np.array(to_uint8(self._grey(rows, columns), self._range))[None]
 
     def read(self, rows: slice, columns: slice) -> torch.Tensor:
-        """A rectangle of grey values, uint8 (1, 1, h, w)."""
+        """Read a rectangle of grey values, uint8 (1, 1, h, w)."""
         return torch.from_numpy(self.pixels(rows, columns))[None].to(self.device)
 
     def array(self) -> np.ndarray:
-        """All of it, uint8 (1, H, W), put together from bands, so that no more than that is in memory."""
+        """Read all of it, uint8 (1, H, W), put together from bands, so that no more than that is in memory."""
         if not self.in_parts:
             return self._pixels[None]
         whole = np.empty((1, self.height, self.width), dtype=np.uint8)
@@ -143,5 +143,5 @@ class Slide:
         return whole
 
     def whole(self) -> torch.Tensor:
-        """All of it, uint8 (1, 1, H, W)."""
+        """Read all of it, uint8 (1, 1, H, W)."""
         return torch.from_numpy(self.array())[None].to(self.device)

@@ -41,7 +41,7 @@ class Outlines:
         rng: np.random.Generator,
         turn: np.ndarray | None = None,
     ) -> Outlines:
-        """Ellipses of given mean radius, deformed by harmonics of order 2 to 6 with random phases.
+        """Draw ellipses of given mean radius, deformed by harmonics of order 2 to 6 with random phases.
 
         r(t) = radius * ellipse(t) * exp(wobble * sum_k a_k cos(k t + p_k) / (k - 1)^1.4), a_k standard normal.
 

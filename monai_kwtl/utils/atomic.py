@@ -58,7 +58,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike, hint: str = "make room, or choose another --output_dir") -> Iterator[Path]:
-    """:func:`replaced`, durable, for results of a stage: errors are a line.
+    """Write as :func:`replaced` does, durably, for results of a stage: errors are a line.
 
     Args:
         path: of the file.

@@ -18,7 +18,7 @@ def _existing_checkpoint(path: str | os.PathLike) -> Path:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a checkpoint's bytes, hexadecimal.
+    """Return the SHA-256 of a checkpoint's bytes, hexadecimal.
 
     Raises:
         KWTLError: when there is no such file.

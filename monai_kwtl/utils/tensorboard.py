@@ -69,7 +69,7 @@ def _table() -> np.ndarray:
 
 
 def _moved(shift: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Sums with zero bytes behind them: ``shift`` holds what becomes of each of the 32 bits."""
+    """Return sums with zero bytes behind them: ``shift`` holds what becomes of each of the 32 bits."""
     bits = (sums[:, None] >> np.arange(32, dtype=np.uint32)) & 1
     return np.bitwise_xor.reduce(np.where(bits, shift, np.uint32(0)), axis=1)
 
@@ -95,7 +95,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The masked CRC-32C of a record, as TFRecord files have it.
+    """Return the masked CRC-32C of a record, as TFRecord files have it.
 
     A sum is linear: the data are cut into parts, whose sums are found side by side and then moved into their places.
 

@@ -47,7 +47,7 @@ class CellReduction:
 
 
 def cells_of(edges: np.ndarray, part: slice) -> tuple[slice, np.ndarray]:
-    """Cells along one axis that a part of it touches, and where in the part each of them begins."""
+    """Return the blocks along one axis that a part of it touches, and where in the part each of them begins."""
     first = int(np.searchsorted(edges, part.start, side="right")) - 1
     last = int(np.searchsorted(edges, part.stop, side="left"))
     return slice(first, last), np.maximum(edges[first:last], part.start) - part.start

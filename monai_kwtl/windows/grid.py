@@ -131,7 +131,7 @@ class WindowGrid:
         )
 
     def cell_areas(self) -> np.ndarray:
-        """Pixels of each cell, float64, shape (cell rows, cell columns)."""
+        """Return the pixels of each block, float64, shape (block rows, block columns)."""
         return np.outer(np.diff(self.row_edges), np.diff(self.column_edges)).astype(np.float64)
 
     def cell_sums(self, values: np.ndarray) -> np.ndarray:

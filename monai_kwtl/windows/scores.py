@@ -61,5 +61,5 @@ def flat_windows(pool: Sequence[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def free_windows(pool: Sequence[ImageScores]) -> np.ndarray:
-    """Whether each window shares no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
+    """Return which windows share no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
     return np.concatenate([image.free for image in pool])

@@ -44,14 +44,14 @@ COLUMNS = ("strategy", "round", "regions", "pixels", "foreground", "mean_iou", "
 
 
 def data_set(target: str) -> Path:
-    """A folder, or else the data set of that name below ``KWTL_DATA``."""
+    """Return a folder, or else the data set of that name below ``KWTL_DATA``."""
     if Path(target).is_dir():
         return Path(target)
     return Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data")) / target
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses."""
+    """Return a port of the loopback address that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -173,7 +173,7 @@ def play(strategy: str, options: argparse.Namespace, pool: list[dict], test: lis
 
 
 def write_results(rows: list[dict], output: Path, title: str) -> None:
-    """The table as CSV, the curves as PNG, one beside the other."""
+    """Write the table as CSV, the curves as PNG, one beside the other."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

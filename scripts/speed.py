@@ -197,7 +197,7 @@ def time_plain_loop(options: argparse.Namespace, data: list) -> float:
 
 
 def benchmark_train(options: argparse.Namespace) -> dict:
-    """The trainer of train.json, with its log, its checkpoints and its crops, against a plain loop and the floor."""
+    """Time the trainer of train.json, with its log, checkpoints and crops, against a plain loop and the floor."""
     found = []
     for _ in range(options.repeats):  # in turns, so that a slow minute falls on both
         ours, cutting, data = time_trainer(options)

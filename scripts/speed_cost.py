@@ -48,7 +48,7 @@ class Series(NamedTuple):
 
 
 def fit(values: list[float], seconds: list[float]) -> Line:
-    """The line of least squares, and how much of the variance it explains."""
+    """Fit the line of least squares, and return how much of the variance it explains."""
     found = linregress(values, seconds)
     return Line(float(found.intercept), float(found.slope), float(found.rvalue**2))
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were taken on."""
+    """Describe the machine that the figures were taken on."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -56,7 +56,7 @@ def convolution_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -
 
 
 def floor_dtype() -> torch.dtype:
-    """The arithmetic of this machine's floor: bfloat16 where the processor has it."""
+    """Return the arithmetic of this machine's floor: bfloat16 where the processor has it."""
     return torch.bfloat16 if native_bfloat16("cpu") else torch.float32
 
 

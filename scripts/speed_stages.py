@@ -100,7 +100,7 @@ def _medians(found: list[dict]) -> dict[str, float]:
 
 
 def _linked(dataset_dir: Path, images: int | None, folder: Path) -> Path:
-    """A folder of links to the first images of a data set; None: to all."""
+    """Make a folder of links to the first images of a data set; None: to all."""
     source = dataset_dir / "images" if (dataset_dir / "images").is_dir() else dataset_dir
     folder.mkdir(parents=True)
     for path in sorted(source.iterdir())[:images]:
@@ -117,7 +117,7 @@ def _pool(folder: Path, count: int, side: int = 256) -> Path:
 
 
 def benchmark_stage(options: argparse.Namespace) -> dict:
-    """The whole stage over the arithmetic floor, then again on the same pool and model with other wishes."""
+    """Time the whole stage over the arithmetic floor, then again on the same pool and model with other options."""
     from speed_rates import convolution_rate, floor_dtype, operations
 
     from monai_kwtl.data.pool import load_pool
@@ -319,7 +319,7 @@ def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[s
 
 
 def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
-    """The same selections under one instruction set after the other, against those of the machine's own."""
+    """Time the same selections under each instruction set, against those of the machine's own."""
     figures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for pool in options.pools:

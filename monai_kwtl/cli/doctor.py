@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _needed() -> Iterator[Requirement]:
-    """What monai-kwtl needs on this system, and what those packages need for the extras that it asks of them."""
+    """Yield what monai-kwtl needs on this system, and what those packages need for the extras it asks of them."""
     for requirement in _requirements("monai-kwtl"):
         yield requirement
         for extra in sorted(requirement.extras):
@@ -36,7 +36,7 @@ def _needed() -> Iterator[Requirement]:
 
 
 def _requirements(package: str, extra: str = "") -> list[Requirement]:
-    """What a package needs always, or for one of its extras only."""
+    """Return what a package always needs, or what it needs for one of its extras only."""
     try:
         found = [Requirement(text) for text in importlib.metadata.requires(package) or []]
     except importlib.metadata.PackageNotFoundError:
@@ -60,7 +60,7 @@ def _wanted(requirement: Requirement) -> str:
 
 
 def packages() -> list[Finding]:
-    """Whether each package that monai-kwtl needs is there in a version that it takes."""
+    """Check that each package that monai-kwtl needs is installed in a version that it takes."""
     found: dict[str, Finding] = {}
     for requirement in _needed():
         finding, name = _looked_up(requirement), canonicalize_name(requirement.name)
@@ -70,7 +70,7 @@ def packages() -> list[Finding]:
 
 
 def machine() -> list[Finding]:
-    """What computes, and whether results can be written here."""
+    """Report what computes, and whether results can be written here."""
     device = choose_device()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     fast = "bfloat16" if native_bfloat16(device) else "float32 (no native bfloat16)"
@@ -87,7 +87,7 @@ def machine() -> list[Finding]:
 
 
 def bundle(root: str | os.PathLike) -> list[Finding]:
-    """Whether the bundle and its weights are there and belong together."""
+    """Check that the bundle and its weights are there and belong together."""
     if not Path(root, "configs", "metadata.json").is_file():
         return [(WRONG, "bundle", f"no bundle in {root}: go to the folder of the project, or give --bundle")]
     weights = Path(root, "models", "model.pt")

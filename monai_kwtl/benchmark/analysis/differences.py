@@ -40,7 +40,7 @@ _COMPARISON = (
 
 
 def _points(found: Comparison) -> tuple[Any, ...]:
-    """A comparison of IoUs in percentage points."""
+    """Return a comparison of IoUs in percentage points."""
     return found.pairs, found.wins, 100 * found.difference, 100 * found.low, 100 * found.high, found.p
 
 
@@ -151,7 +151,7 @@ Curve = tuple[list[float], list[float]]
 
 
 def _curves(groups: Groups) -> dict[tuple[Scope, str], dict[tuple[int, int], Curve]]:
-    """(unique pixels, IoU) of each run with all budgets of its scope; a run that misses one has no curve.
+    """Return (unique pixels, IoU) of each run with all budgets of its scope; a run that misses one has no curve.
 
     Of the variants only those have curves that have several budgets.
     """

@@ -84,7 +84,7 @@ def _draw(axes: Axes, curve: Curve, x: str, look: _Look, nudge: float = 0.0, **s
 
 
 def _grid_of(scopes: Sequence[Scope], ylabel: str) -> tuple[Figure, dict[Scope, Axes]]:
-    """A panel for each scope, two or three in a line."""
+    """Make a panel for each scope, two or three in a line."""
     columns = len(scopes) if len(scopes) <= 3 else 2 if len(scopes) == 4 else 3
     lines = -(-len(scopes) // columns)
     figure = Figure(figsize=(max(6.5, 4.2 * columns), 3.1 * lines + 1.2), layout="constrained")

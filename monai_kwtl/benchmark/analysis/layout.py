@@ -23,7 +23,7 @@ class Column(NamedTuple):
 
 
 def shown(value: Any, form: str = "", missing: str = MISSING) -> str:
-    """A value as text; None and NaN are missing, and no number shows as -0."""
+    """Return a value as text; None and NaN are missing, and no number shows as -0."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     text = value if isinstance(value, str) else format(value, form)
@@ -61,7 +61,7 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
 
     def where(self, keep: Callable[[dict[str, Any]], bool]) -> Table:
-        """The rows of which ``keep`` says so; it gets {heading: value}."""
+        """Return the rows of which ``keep`` says so; it gets {heading: value}."""
         names = [column.name for column in self.columns]
         return Table(self.name, self.columns, tuple(r for r in self.rows if keep(dict(zip(names, r, strict=True)))))
 

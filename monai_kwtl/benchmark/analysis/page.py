@@ -100,7 +100,7 @@ def _tables(rows: list[Row], groups: Groups, times: Mapping[Any, Any]) -> dict[s
 
 
 def _by_scope(table: Table, lines: Callable[[Table], list[str]]) -> list[str]:
-    """A table in parts, one for each target, protocol, schedule and kind of budget, each folded under its title."""
+    """Return a table in parts, for each target, protocol, schedule and kind of budget, each folded under its title."""
     names = [column.name for column in table.columns]
     keys = [name for name in ("target", "protocol", "schedule", "budget kind") if name in names]
     found: list[str] = []
@@ -113,7 +113,7 @@ def _by_scope(table: Table, lines: Callable[[Table], list[str]]) -> list[str]:
 
 
 def _about(about: Mapping[str, Any], rows: list[Row]) -> list[str]:
-    """What the results were measured on: what is given, and what the rows say."""
+    """Describe what the results were measured on: what is given, and what the rows say."""
     facts: dict[str, Any] = {}
     for key, value in about.items():
         inner = value if isinstance(value, Mapping) else {"": value}
@@ -126,7 +126,7 @@ def _about(about: Mapping[str, Any], rows: list[Row]) -> list[str]:
 
 
 def _missing(table: Table, rows: list[Row]) -> list[str]:
-    """What is said of missing cells."""
+    """Describe the missing cells."""
     if not rows:
         return ["Every cell: there are no results yet."]
     if not table.rows:
@@ -136,7 +136,7 @@ def _missing(table: Table, rows: list[Row]) -> list[str]:
 
 
 def _text(tables: dict[str, Table], drawn: set[str], rows: list[Row], about: Mapping[str, Any]) -> str:
-    """The page in Markdown."""
+    """Write the page in Markdown."""
 
     def table(name: str) -> str:
         return "\n".join(tables[name].markdown()) if tables[name].rows else _NONE

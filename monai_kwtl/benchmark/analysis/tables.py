@@ -48,7 +48,7 @@ _FIGURES = (
 
 
 def paper_numbers() -> dict[str, Any]:
-    """What the paper states, mean IoU in %, as far as it is known here: tables 2 and 3 by shots, table 4."""
+    """Return the paper's figures, mean IoU in %, as far as known here: tables 2 and 3 by shots, table 4."""
     return json.loads(resources.files(__package__).joinpath("paper.json").read_text(encoding="utf-8"))
 
 
@@ -69,7 +69,7 @@ def runs_of(groups: Groups) -> dict[Scope, int]:
 
 
 def without_budget(groups: Groups) -> dict[tuple[Scope, str], list[Row]]:
-    """The runs of the methods that no budget matters to, each once, whichever budgets they are noted at.
+    """Return the runs of methods that no budget matters to, each once, whichever budgets they are noted at.
 
     Returns:
         {(scope in shots, method): a row for each split and seed}.
@@ -100,7 +100,7 @@ def _figures(rows: Sequence[Row], runs: int, paper: float | None) -> tuple[Any, 
 
 
 def _paper_of(paper: Mapping[str, Any], scope: Scope, method: str) -> Mapping[str, float]:
-    """The paper's table 2 for rows of its protocol; empty for all others."""
+    """Return the paper's table 2 for rows of its protocol; empty for all others."""
     same = scope.protocol == "random" and scope.budget_kind == "shots" and scope.variant == "base"
     return paper["table_2"].get(scope.target, {}).get(method, {}) if same else {}
 

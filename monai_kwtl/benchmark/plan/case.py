@@ -148,15 +148,15 @@ class Case:
         return [{name: value for name, value in item.items() if name != "label"} for item in self.parts[0]]
 
     def derived_seed(self, purpose: str) -> int:
-        """A seed for a purpose, the same for all methods, variants and budgets of this case."""
+        """Return a seed for a purpose, the same for all methods, variants and budgets of this case."""
         return derived_seed(self.target, self.protocol, self.split, self.seed, purpose)
 
     def meta_settings(self) -> dict[str, Any]:
-        """What the meta-trained network depends on; one for all splits of a target."""
+        """Return what the meta-trained network depends on; one for all splits of a target."""
         return _meta_settings(self.config, self.target, self.seed)
 
     def pretext_settings(self, variant: str) -> dict[str, Any]:
-        """What the pretext-tuned network depends on."""
+        """Return what the pretext-tuned network depends on."""
         plan, target = self.config.plan, self.config.target(self.target)
         pseudo = {"polarity": target.polarity, "method": VARIANTS[variant].pseudo_labels or "auto"}
         if pseudo["method"] == "auto":
@@ -177,7 +177,7 @@ class Case:
         return max(1, round(VARIANTS[variant].window * self.config.window))
 
     def score_settings(self, variant: str, method: str) -> dict[str, Any] | None:
-        """What the scores of a method depend on; None where it needs none."""
+        """Return what the scores of a method depend on; None where it needs none."""
         if METHODS[method].measure is None:
             return None
         scoring = VARIANTS[variant].scoring(METHODS[method], self.config.plan.exact)
@@ -190,7 +190,7 @@ class Case:
         }
 
     def feature_settings(self, variant: str, method: str) -> dict[str, Any] | None:
-        """What the features of the windows that a method compares depend on; None where it compares none."""
+        """Return what the features of windows that a method compares depend on; None where it compares none."""
         if not METHODS[method].features:
             return None
         norm = VARIANTS[variant].scoring(METHODS[method], exact=False)["norm"]
@@ -201,7 +201,7 @@ class Case:
         return VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
 
     def seen_for(self, key: Key) -> list[str]:
-        """The methods whose scores and features of the pool a cell needs: its own, and that whose weights it takes."""
+        """Return the methods whose scores and features a cell needs: its own, and that whose weights it takes."""
         return list(dict.fromkeys([key.method, WEIGHED_BY] if self.weighs(key) else [key.method]))
 
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
@@ -211,7 +211,7 @@ class Case:
         return "pretext", self.pretext_settings(variant)
 
     def _seen_by(self, variant: str) -> dict[str, Any]:
-        """What all that a network says of the windows of the pool depends on."""
+        """Return what all that a network says of the pool's windows depends on."""
         return {
             "network": digest(self.scoring_network(variant)[1]),
             "pool": _identity(self.parts[0]),
@@ -222,7 +222,7 @@ class Case:
         }
 
     def budget(self, key: Key) -> Budget:
-        """The budget of a cell, of a method that selects."""
+        """Return the budget of a cell, of a method that selects."""
         share = VARIANTS[key.variant].share
         pool, target = self.parts[0], self.config.target(self.target)
         if key.budget_kind == "pixels":
@@ -240,7 +240,7 @@ class Case:
             raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
 
     def tuned_settings(self, key: Key) -> dict[str, Any]:
-        """What the tuned network of a cell depends on: its settings less those of measuring alone."""
+        """Return what the tuned network of a cell depends on: its settings less those of measuring alone."""
         settings = self.cell_settings(key)
         if METHODS[key.method].rounds == 1:  # else the norm decides what is scored between the rounds
             settings.pop("norm")
@@ -250,7 +250,7 @@ class Case:
         return {name: value for name, value in settings.items() if name != "test"}
 
     def cell_settings(self, key: Key) -> dict[str, Any]:
-        """What the result of a cell depends on; labels of the pool and the test images count as files."""
+        """Return what the result of a cell depends on; labels of the pool and the test images count as files."""
         plan, config, method = self.config.plan, self.config, METHODS[key.method]
         pool, test = self.parts
         settings: dict[str, Any] = {

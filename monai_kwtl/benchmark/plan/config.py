@@ -77,7 +77,7 @@ class Config:
         return schedule_named(self.schedule, **{name: getattr(self, name) for name in OVERRIDES})
 
     def target(self, name: str) -> Target:
-        """Settings of a target with what was given instead of its own."""
+        """Return the settings of a target with what was given instead of its own."""
         given = {name: getattr(self, name) for name in ("step", "windows_per_shot") if getattr(self, name) is not None}
         return dataclasses.replace(target_named(name), **given)
 

@@ -95,7 +95,7 @@ class Tuning:
     flips: bool = False
 
     def departures(self, training: bool = False) -> dict[str, object]:
-        """The settings that are not the paper's; with ``training`` only those that the tuned weights depend on."""
+        """Return the settings that are not the paper's; with ``training`` only those that tuned weights depend on."""
         default = {field.name: field.default for field in fields(self)}
         measured = ("threshold", "flips") if training else ()
         return {name: value for name, value in asdict(self).items() if value != default[name] and name not in measured}
@@ -131,7 +131,7 @@ class Variant:
     tuning: Tuning = Tuning()
 
     def scoring(self, method: Method, exact: bool) -> dict[str, object]:
-        """What of the variant matters to the scores of a method: variants that agree in it share their scores.
+        """Return what of the variant matters to a method's scores: variants that agree in it share their scores.
 
         Args:
             method: of :data:`METHODS`, with a measure.

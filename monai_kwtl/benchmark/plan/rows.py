@@ -205,7 +205,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def _records(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The parsed rows of a CSV file whose header is ``columns``."""
+    """Yield the parsed rows of a CSV file whose header is ``columns``."""
     mend = "give the file that the benchmark wrote"
     try:
         with path.open(encoding="utf-8", newline="") as stream:

@@ -70,7 +70,7 @@ OVERRIDES = ("meta_epochs", "pretext_steps", "pretext_epochs", "support_steps", 
 
 
 def schedule_named(name: str, **overrides: int | None) -> Schedule:
-    """A schedule, in part with other budgets, which its name then says: ``cpu+support_steps=200``.
+    """Return a schedule, in part with other budgets, which its name then says: ``cpu+support_steps=200``.
 
     Args:
         name: in :data:`SCHEDULES`.

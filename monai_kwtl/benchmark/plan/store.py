@@ -32,7 +32,7 @@ def digest(settings: Any) -> str:
 
 
 def derived_seed(*parts: Any) -> int:
-    """A seed in [0, 2**31) that is a function of JSON data, the same in every process."""
+    """Return a seed in [0, 2**31) that is a function of JSON data, the same in every process."""
     return int(digest(parts)[:8], 16) >> 1
 
 
@@ -83,7 +83,7 @@ class Store:
             unfinished.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def cell(self, key: str) -> dict[str, Any]:
-        """The result of a finished cell."""
+        """Return the result of a finished cell."""
         return json.loads(self.path("cell", key).read_text(encoding="utf-8"))
 
     def put_scores(self, key: str, pool: list[ImageScores], seconds: float) -> None:
@@ -107,13 +107,13 @@ class Store:
         self._put_arrays("features", key, {"seconds": np.float64(seconds), **arrays})
 
     def with_features(self, key: str, pool: list[ImageScores]) -> tuple[list[ImageScores], float]:
-        """A pool, in the order in which it was described, with the features of its windows; and their seconds."""
+        """Return a pool, in the order of its description, with the features of its windows; and their seconds."""
         with np.load(self.path("features", key)) as arrays:
             described = [replace(image, features=arrays[f"features_{n}"]) for n, image in enumerate(pool)]
             return described, float(arrays["seconds"])
 
     def scores(self, key: str, grids: list[ImageScores]) -> tuple[list[ImageScores], float]:
-        """The scores of a pool and the seconds they took.
+        """Return the scores of a pool and the seconds they took.
 
         Args:
             key: of the scores.
@@ -133,6 +133,6 @@ class Store:
 
 
 def grid_of(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
-    """An image with its windows, all of score 0."""
+    """Return an image with its windows, all of score 0."""
     grid = WindowGrid(item["height"], item["width"], window, step)
     return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)))

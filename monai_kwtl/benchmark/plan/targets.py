@@ -52,7 +52,7 @@ TARGETS: dict[str, Target] = {
 
 
 def target_named(name: str) -> Target:
-    """Settings of a target; those of ``Target()`` for a data set that the paper does not have."""
+    """Return the settings of a target; those of ``Target()`` for a data set that the paper does not have."""
     return TARGETS.get(name, Target())
 
 

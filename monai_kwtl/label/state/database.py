@@ -255,7 +255,7 @@ class Sidecar:
             return {(row[0], row[1]): Kept(*row[:5], bool(row[5])) for row in database.execute("SELECT * FROM labels")}
 
     def label(self, identity: str, tag: str) -> Kept | None:
-        """Which version of a label counts; None where none was ever kept."""
+        """Return the version of a label in use; None where none was ever kept."""
         with self._open() as database:
             return self._label(database, identity, tag)
 

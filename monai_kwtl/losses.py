@@ -1,4 +1,4 @@
-"""Training losses over known pixels: cross-entropy whose foreground weight makes up for how rare that is, and Dice."""
+"""Training losses over known pixels: cross-entropy, weighted by how rare foreground is, and Dice."""
 
 from __future__ import annotations
 

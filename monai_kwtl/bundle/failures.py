@@ -1,4 +1,4 @@
-"""How a run that fails says so: in one line that the user can act on, from one of its processes."""
+"""Messages of a run that fails: one line that the user can act on, from one of its processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def message_for_user(error: BaseException | None) -> str | None:
 
 
 class _ThreadHook:
-    """What happens to exceptions that end a thread: nothing to TensorBoard's, what happened before to all others."""
+    """Hook for exceptions that end a thread: none for TensorBoard's, the former hook for all others."""
 
     def __init__(self, former: Callable[[threading.ExceptHookArgs], None]) -> None:
         self.former = former

@@ -1,4 +1,4 @@
-"""What a result depends on: versions, and the settings of its scores."""
+"""Provenance of a result: versions, and the settings of its scores."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class CropDataset(Dataset):
         return self.crop_batch(self.start_step + index, self.rank, self.world_size)
 
     def positive_weight(self, weight_range: Sequence[float] = (1.0 / 50.0, 50.0)) -> float:
-        """Known background over known foreground of all images together, clamped; 1 where there is no foreground."""
+        """Return known background over known foreground of all images together, clamped; 1 without foreground."""
         known = [image.label if image.known is None else image.label[image.known] for image in self.images]
         foreground = sum(int(np.count_nonzero(part)) for part in known)
         background = sum(part.size for part in known) - foreground

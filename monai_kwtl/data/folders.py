@@ -16,7 +16,7 @@ __all__ = ["base_name", "find_images"]
 
 
 def base_name(name: str) -> str:
-    """File name without folder and suffix (``.nii.gz`` is one), composed: macOS stores umlauts as two characters."""
+    """Return a file name without folder and suffix (``.nii.gz`` is one), composed: macOS splits umlauts in two."""
     name = os.path.basename(name)
     name = name[:-3] if name.lower().endswith(".nii.gz") else name
     return unicodedata.normalize("NFC", os.path.splitext(name)[0])

@@ -1,4 +1,4 @@
-"""What annotators are given and hand in, which of it counts, and what is done where two annotated one region."""
+"""Regions handed out and annotations handed in, and the choice where two annotated one region."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST_TREE = 100_000  # files looked at below a work folder
 
 @dataclass(frozen=True)
 class Handout:
-    """What is handed to an annotator.
+    """Regions for an annotator, with their names, crops and predictions.
 
     Args:
         regions: of a selection, by rank.

@@ -77,7 +77,7 @@ def _pieces(geometry: BaseGeometry) -> list[BaseGeometry]:
 
 
 class _File:
-    """What one GeoJSON file says: marks of regions, and outlines by plane."""
+    """Content of one GeoJSON file: marks of regions, and outlines by plane."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -37,7 +37,7 @@ FORMAT = "kwtl-export/1"
 
 
 class Tool(NamedTuple):
-    """How a tool is written for and read, and what its user does."""
+    """Writer and reader of an annotation tool, and what its user does."""
 
     write: Callable[[Path, Handout], None]
     read: Callable[[Path, Sequence[Region], Sequence[str]], list[Annotation]]
@@ -188,7 +188,7 @@ def _crops(
 
 
 class Imported(NamedTuple):
-    """What an import did.
+    """Result of an import.
 
     Args:
         regions: of the selection.

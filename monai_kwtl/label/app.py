@@ -71,7 +71,7 @@ class KWTLApp(MONAILabelApp):
         return {MODEL: KWTLInfer(self.kwtl, self.images, self.models)}
 
     def init_trainers(self) -> dict[str, Any]:
-        """Support fine-tuning."""
+        """Make the task of support fine-tuning."""
         parts = self.kwtl, self.images, self.sidecar, self.models
         return {MODEL: KWTLTrain(*parts, list(self.scorings.values()), self.app_dir)}
 
@@ -121,7 +121,7 @@ class KWTLApp(MONAILabelApp):
 
     @staticmethod
     def _is_upload(image: Any) -> bool:
-        """Whether this is a temporary file that the server has just made of an upload; no other path is read."""
+        """Return True for a temporary file that the server has just made of an upload; no other path is read."""
         path = Path(str(image))
         return path.is_absolute() and path.parent == Path(tempfile.gettempdir()) and path.name.startswith("tmp")
 

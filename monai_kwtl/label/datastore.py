@@ -414,7 +414,7 @@ class KWTLDatastore(LocalDatastore):
     def _compared(
         self, identity: str, tag: str, kept: Kept | None, there: list[Path], said: dict[str, list[str]]
     ) -> bool:
-        """Whether a label agrees; where not, something was done about it, and it is to be looked at again."""
+        """Return True if a label agrees; where not, something was done about it, and it is to be looked at again."""
         say = lambda what: said.setdefault(what, []).append(f"{tag}/{identity}")  # noqa: E731
         if kept is not None and not kept.placed:
             self._place(identity, tag)

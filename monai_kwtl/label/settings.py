@@ -25,7 +25,7 @@ _SERVERS_OWN = {"server_mode", "name", "models"}  # keys of MONAI Label's conf t
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How regions are scored, given out and trained on; the bundle's configs explain most of it."""
+    """Settings of scoring, giving out regions and training; the bundle's configs explain most of them."""
 
     measure: str = "soft"
     views: str = "intensity"

@@ -188,7 +188,7 @@ def check_noted(folder: str | os.PathLike) -> bool:
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether a folder is meant to be written to; the superuser could in any case."""
+    """Return True if a folder is meant to be written to; the superuser could in any case."""
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 

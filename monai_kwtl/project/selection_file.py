@@ -26,7 +26,7 @@ def round_number(value: float) -> float:
 
 
 def portable(value: Any) -> Any:
-    """Plain JSON data that does not depend on the machine: sorted keys, rounded floats, no absolute paths.
+    """Return plain JSON data that does not depend on the machine: sorted keys, rounded floats, no absolute paths.
 
     Args:
         value: nested mappings, sequences, NumPy or Python scalars, paths, strings, None.

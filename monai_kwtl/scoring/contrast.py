@@ -14,7 +14,7 @@ __all__ = ["ContrastLevels", "levels_between", "window_ranges"]
 
 
 def window_ranges(image: ImageInMemory | Slide, grid: WindowGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest grey value inside each window, float64, shape (len(grid),) each."""
+    """Return the smallest and largest grey value inside each window, float64, shape (len(grid),) each."""
     ends = [(np.minimum, np.inf), (np.maximum, -np.inf)]
     cells = [CellReduction(grid, operation, start) for operation, start in ends]
     for rows in bands(image.height, image.width):
@@ -27,7 +27,7 @@ def window_ranges(image: ImageInMemory | Slide, grid: WindowGrid) -> tuple[np.nd
 
 
 def levels_between(values: np.ndarray, spacing: float) -> np.ndarray:
-    """Evenly spaced levels from the smallest to the largest value, at most ``spacing`` apart."""
+    """Return evenly spaced levels from the smallest to the largest value, at most ``spacing`` apart."""
     low, high = float(values.min()), float(values.max())
     return np.linspace(low, high, 1 + int(np.ceil((high - low) / spacing))) if high > low else np.array([low])
 

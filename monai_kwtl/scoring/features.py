@@ -1,4 +1,4 @@
-"""What windows look like to the network: its latent, averaged over each window."""
+"""Features of windows: the network's latent, averaged over each window."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def bernoulli_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor:
-    """Positive weight of Eq. 4: background over foreground of each target map, clamped to [1/limit, limit].
+    """Return the positive weight of Eq. 4: background over foreground of each target, clamped to [1/limit, limit].
 
     Args:
         target: probabilities or a mask in [0, 1], shape (N, C, *spatial); a pixel from 0.5 on is foreground.
@@ -52,7 +52,7 @@ def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor
 def view_disagreements(
     logits: torch.Tensor, view_logits: Sequence[torch.Tensor], target: str = "soft", weighted: bool = False
 ) -> list[torch.Tensor]:
-    """Binary cross-entropy between the prediction of an image and that of each of its views, computed from logits.
+    """Compute the binary cross-entropy between the prediction of an image and that of each view, from logits.
 
     ``BCE(t, z_A) = w t softplus(-z_A) + (1 - t) softplus(z_A)`` with ``t = sigmoid(z)`` (``soft``) or ``t = [z >= 0]``
     (``hard``, as the authors' released code does), and ``w`` from :func:`foreground_weight` or 1. ``kl`` is ``soft``
@@ -140,7 +140,7 @@ def mc_dropout_map(
     rate: float = 0.5,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Entropy of the mean prediction over passes with dropout before the last convolution (Gal and Ghahramani 2016).
+    """Compute the entropy of the mean over passes with dropout before the last convolution (Gal and Ghahramani 2016).
 
     Args:
         predict: from network input to logits; it must call ``network``.

@@ -156,7 +156,7 @@ class ScoreStore:
         self.window, self.step, self.features = window, step, features
 
     def path(self, item: Mapping[str, Any]) -> Path:
-        """File of an item of the pool (a dict with ``sha256`` and ``page``)."""
+        """Return the file of an item of the pool (a dict with ``sha256`` and ``page``)."""
         page = "" if item["page"] is None else f"-{item['page']}"
         return self.folder / f"{item['sha256'][:32]}{page}.npz"
 

@@ -88,7 +88,7 @@ def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.
 
 
 def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Random windows, images in turn, drawn 500 times: the draw that is most like the whole pool is taken.
+    """Draw random windows, images in turn, 500 times, and take the draw that is most like the whole pool.
 
     Rerandomisation (Morgan and Rubin 2012). A draw is like the pool where the means of its windows' covariates
     (:func:`covariates`) are near to those of all windows, by the sum of squares of the differences in standard

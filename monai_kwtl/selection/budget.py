@@ -1,4 +1,4 @@
-"""How much may be selected."""
+"""The budget of a selection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Budget"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to label: exactly one of the three.
+    """Amount to label: exactly one of the three.
 
     Args:
         shots: images' worth of window area: as many windows as have together the area of so many mean images,

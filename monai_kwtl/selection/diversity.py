@@ -111,7 +111,7 @@ def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
 
 
 def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -> float:
-    """Exponent beta of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten on, between by logarithm.
+    """Return the exponent of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten, logarithmic between.
 
     What is labelled or handed out already counts as well.
 
@@ -176,7 +176,7 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
 
 
 def _clusters(pool: Sequence[ImageScores], windows: float, pixels: float, least: int = 1) -> int:
-    """How many windows of the pool's usual size a budget holds."""
+    """Return the number of windows of the pool's usual size that a budget holds."""
     return max(least, int(min(windows, pixels / window_area(pool))))
 
 

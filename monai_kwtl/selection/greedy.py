@@ -47,7 +47,7 @@ def ranked(values: np.ndarray) -> np.ndarray:
 
 
 class Coverage:
-    """What of a pool is covered: new pixels and left-over score of each window, up to date as windows are taken."""
+    """Covered part of a pool: new pixels and left-over score of each window, up to date as windows are taken."""
 
     def __init__(self, pool: Sequence[ImageScores], with_scores: bool = False) -> None:
         self.pool = pool
@@ -61,7 +61,7 @@ class Coverage:
 
     @staticmethod
     def _left_over(image: ImageScores) -> np.ndarray:
-        """Sum the score map over blocks, less the covered fraction; within a block the score is even."""
+        """Sum the score map over cells, less the covered fraction; within a cell the score is even."""
         cells = image.cells.astype(np.float64)
         return cells if image.covered is None else cells * (1.0 - image.covered / image.grid.cell_areas())
 

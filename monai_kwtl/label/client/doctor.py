@@ -1,4 +1,4 @@
-"""What is wrong with an installation of the label server, and the mend."""
+"""Checks of an installation of the label server, and how to fix it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def app_findings(folder: str) -> list[Finding]:
 
 
 def findings(studies: str | None, app: str | None, server: LabelServer | None) -> list[Finding]:
-    """Everything that was asked for."""
+    """Return the results of every check that was asked for."""
     found = packages()
     found.append(server_starts())
     found += studies_findings(studies) if studies else []

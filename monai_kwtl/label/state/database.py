@@ -1,4 +1,4 @@
-"""What the label server has to remember between calls and processes: scores, who labels what, and what is labelled."""
+"""Database of the label server, kept between calls and processes: scores, leases and labels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Lease(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Which version of a label counts.
+    """Version of a label in use.
 
     Args:
         id: of the image.
@@ -76,7 +76,7 @@ class Kept(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """What scores of one kind depend on besides the image."""
+    """Settings that scores of one kind depend on besides the image."""
 
     method: str
     model: str
@@ -236,7 +236,7 @@ class Sidecar:
             yield Leases(database)
 
     def leases(self, item: Mapping[str, Any]) -> list[Lease]:
-        """Everything that was ever given out of an image and has not come back, run out or not."""
+        """Return every lease of an image that has not come back, run out or not."""
         with self._open() as database:
             return [
                 lease for lease in Leases(database).all() if (lease.image, lease.page) == (_key(item)[0], item["page"])

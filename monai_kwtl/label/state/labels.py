@@ -218,7 +218,7 @@ def _unconfirmed(what: str) -> KWTLError:
 
 
 def _looks_inverted(mask: np.ndarray, of: int) -> bool:
-    """Whether the foreground is more than 60 % of so many pixels, and nine tenths of it hold together."""
+    """Return True if foreground is more than 60 % of so many pixels, and nine tenths of it hold together."""
     foreground = np.count_nonzero(mask)
     if foreground <= _MOST * of:
         return False
@@ -226,7 +226,7 @@ def _looks_inverted(mask: np.ndarray, of: int) -> bool:
 
 
 def _looks_like_a_picture(pixels: np.ndarray) -> bool:
-    """Whether an image has many values, and neighbours that are no background mostly differ.
+    """Return True if an image has many values, and neighbours that are no background mostly differ.
 
     Label images and CVAT's coloured masks have many values, too, but one inside each cell.
     """

@@ -31,7 +31,7 @@ Rings = list[np.ndarray]
 
 
 class Outlines(NamedTuple):
-    """What a file of outlines says about one image (page).
+    """Content of a file of outlines about one image (page).
 
     Args:
         mask: bool, (H, W), the cells.

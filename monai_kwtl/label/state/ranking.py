@@ -1,4 +1,4 @@
-"""What to label next, as pure functions of window scores, of what is labelled and of what others are labelling."""
+"""Ranking of what to label next, as pure functions of window scores, labels and what others are labelling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pick(NamedTuple):
 
 
 def taken_pixels(shape: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
-    """Bool (H, W): the pixels inside any of the boxes."""
+    """Mark the pixels inside any of the boxes, bool (H, W)."""
     taken = np.zeros(shape, dtype=bool)
     for box in boxes:
         taken[box.slices] = True

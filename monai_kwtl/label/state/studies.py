@@ -21,7 +21,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """File name without its image suffix, and the suffix; ``a.b.PNG`` gives ``a.b`` and ``.PNG``."""
+    """Split a file name into stem and image suffix; ``a.b.PNG`` gives ``a.b`` and ``.PNG``."""
     suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default=os.path.splitext(name)[1])
     return (name[: -len(suffix)], name[-len(suffix) :]) if suffix else (name, "")
 
@@ -46,7 +46,7 @@ class Studies:
 
     @property
     def image_dir(self) -> Path:
-        """Where the images themselves lie."""
+        """Folder of the images themselves."""
         inner = self.folder / "images"
         return inner if inner.is_dir() else self.folder
 

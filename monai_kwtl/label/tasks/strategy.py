@@ -1,4 +1,4 @@
-"""What to label next: one strategy a scoring method, and random choice, behind the same interface. Needs monailabel."""
+"""Strategies of what to label next: one a scoring method, and random choice. Needs monailabel."""
 
 from __future__ import annotations
 

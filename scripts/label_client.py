@@ -95,12 +95,12 @@ def set_settings(app: Path, **settings: object) -> None:
 
 
 def as_mask(content: bytes) -> np.ndarray:
-    """Bool (H, W) out of the bytes of a PNG."""
+    """Decode a PNG to bool (H, W)."""
     return np.asarray(Image.open(io.BytesIO(content))) > 0
 
 
 def measure(server: LabelServer, test: list[dict]) -> float:
-    """Mean IoU of held-out images, sent along with the request, so that the server never sees them otherwise."""
+    """Return the mean IoU of held-out images, sent with the request, so that the server never sees them otherwise."""
     overlaps = []
     for item in test:
         body, kind = server._form(
@@ -131,7 +131,7 @@ def annotate(server: LabelServer, batch: list[dict], truth: dict[str, np.ndarray
 
 
 def play(strategy: str, options: argparse.Namespace, pool: list[dict], test: list[dict], output: Path) -> list[dict]:
-    """All rounds of one strategy, on a server and a copy of the images of its own."""
+    """Run all rounds of one strategy, on a server and a copy of the images of its own."""
     studies, app = output / strategy / "images", output / strategy / "app"
     shutil.rmtree(output / strategy, ignore_errors=True)
     studies.mkdir(parents=True)

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line and exits with status 1, as all of KWTL does."""
+    """Parser that says what is wrong in one line and exits with status 1, as all of KWTL does."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"error: {message} (see {self.prog} --help)\n")

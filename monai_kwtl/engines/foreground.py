@@ -1,4 +1,4 @@
-"""How much foreground a pool has, by a network's predictions."""
+"""The fraction of foreground of a pool, by a network's predictions."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ BUFFERS = ("average", "keep")
 
 
 class CropSource(Protocol):
-    """Where a task's crops come from, such as ``monai_kwtl.data.CropDataset``: a pure function of the meta-epoch."""
+    """Source of a task's crops, such as ``monai_kwtl.data.CropDataset``: a pure function of the meta-epoch."""
 
     def crop_batch(self, step: int) -> Any:
         """Return the batch of a meta-epoch, counted from 0: what ``prepare_batch`` takes, and the pixels ``known``."""

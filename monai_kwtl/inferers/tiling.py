@@ -1,4 +1,4 @@
-"""Whether a network may be run in tiles, found out by its output: a part of an image against the whole."""
+"""Test of a network's output that says whether it may run in tiles: a part of an image against the whole."""
 
 from __future__ import annotations
 

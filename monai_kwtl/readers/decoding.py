@@ -1,4 +1,4 @@
-"""What the readers of image files share: silence, one kind of error, and the way images are shown."""
+"""Parts that the readers of image files share: silence, one kind of error, and the way images are shown."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(grey: np.ndarray, rescale: Sequence[float] | None = None) -> np.ndarray:
-    """Grey values as 8 bit: uint8 as it is, all else 255 (x - low) / (high - low), clipped and rounded.
+    """Convert grey values to 8 bit: uint8 as it is, all else 255 (x - low) / (high - low), clipped and rounded.
 
     Args:
         grey: finite real numbers of any type, any shape.

@@ -28,7 +28,7 @@ def bands(height: int, width: int) -> Iterator[slice]:
 
 
 def grey_range(image: ImageInMemory | Slide) -> tuple[float, float]:
-    """Smallest and largest grey value of an image."""
+    """Return the smallest and largest grey value of an image."""
     ends = [torch.aminmax(image.read(rows, slice(0, image.width))) for rows in bands(image.height, image.width)]
     return min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
 
@@ -95,7 +95,7 @@ class Slide:
 
     @cached_property
     def in_parts(self) -> bool:
-        """Whether rectangles are read by themselves."""
+        """True if rectangles are read by themselves."""
         with _errors_of(self.item["image"]), open_image(self.item["image"]) as file:
             return hasattr(file, "in_parts") and file.in_parts(self.item.get("page"))
 
@@ -106,7 +106,7 @@ class Slide:
 
     @cached_property
     def _range(self) -> tuple[float, float] | None:
-        """What becomes 0 and 255; None: the values stay."""
+        """Return the grey values that become 0 and 255; None keeps all values as they are."""
         if self.rescale is not None:
             return self.rescale
         low, high = np.inf, -np.inf

@@ -69,7 +69,7 @@ class TiffFile:
             raise UnreadableError("it is truncated")
 
     def _frames(self, page: tifffile.TiffPage) -> int:
-        """How many images follow each other behind the only page header: ImageJ writes stacks over 4 GB like that."""
+        """Count the images behind the only page header: ImageJ writes stacks over 4 GB like that."""
         if not page.is_contiguous:
             return 1
         stated = 1

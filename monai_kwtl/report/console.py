@@ -1,4 +1,4 @@
-"""What a stage says in words: the table of regions, the cost, and the settings for a report."""
+"""Words on the console: the table of regions, the cost, and the settings for a report."""
 
 from __future__ import annotations
 

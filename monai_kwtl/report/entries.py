@@ -1,4 +1,4 @@
-"""What the report says about images and regions: pictures, outlines, boxes and numbers, ready for the template."""
+"""Entries of the report on images and regions: pictures, outlines, boxes and numbers, ready for the template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = Mapping[str, Any]
 
 @dataclass
 class Detail:
-    """What is shown of one region: picture, outline (SVG path), score map (float, shrunk), mean score of each view."""
+    """Details of one region: picture, outline (SVG path), score map (float, shrunk), mean score of each view."""
 
     picture: np.ndarray
     outline: str | None

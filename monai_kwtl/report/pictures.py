@@ -120,7 +120,7 @@ def rank_colours(count: int) -> list[str]:
 
 
 def text_colour(background: str) -> str:
-    """Black or white, whichever contrasts more with ``background`` (``#rrggbb``), by WCAG relative luminance."""
+    """Return black or white, whichever contrasts more with ``background`` (``#rrggbb``), by WCAG relative luminance."""
     channels = np.array([int(background[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return "#000000" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "#ffffff"  # where both contrast equally

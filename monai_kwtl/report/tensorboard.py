@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a selection: scores, ranked regions with prediction and disagreement, and the cost."""
+"""TensorBoard log of a selection: scores, ranked regions with prediction and disagreement, and the cost."""
 
 from __future__ import annotations
 

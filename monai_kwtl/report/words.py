@@ -1,4 +1,4 @@
-"""What the settings of a selection mean, in words for those who outline cells."""
+"""The settings of a selection in words for those who outline cells."""
 
 from __future__ import annotations
 

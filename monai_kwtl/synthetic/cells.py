@@ -1,4 +1,4 @@
-"""Where cells lie, which shape they have, and which pixels belong to them."""
+"""Places of cells, their shapes, and the pixels that belong to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies under the light microscope: stained nuclei that shine, stained sections, and living cells in culture."""
+"""Specimens under the light microscope: stained nuclei that shine, stained sections, and living cells in culture."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _chromatin(shape: tuple[int, int], radius: float, rng: np.random.Generator) 
 
 
 def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Stained nuclei on dark ground.
+    """Draw stained nuclei on dark ground.
 
     Nuclei have a dome-like profile, chromatin, dark nucleoli, and different brightness; a few are condensed and much
     brighter. Ground: haze, light scattered around the nuclei, nuclei of other planes as blurred ghosts, grains, lint.
@@ -93,7 +93,7 @@ def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.
 
 
 def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Stained tissue section in luminance: dark nuclei, cytoplasm, fibrous stroma, empty lumina.
+    """Draw a stained tissue section in luminance: dark nuclei, cytoplasm, fibrous stroma, empty lumina.
 
     Light is absorbed by Beer and Lambert: intensity = lamp * exp(-absorbance). Nuclei are evenly dark or vesicular
     (pale with a dark rim and nucleoli), lie denser in nests, and follow the fibres in the stroma between them.
@@ -145,7 +145,7 @@ def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.rando
 
 
 def culture(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Unstained cells in culture by transmitted light or phase contrast: granular cells with a halo on grey ground.
+    """Draw unstained cells in culture by transmitted light or phase contrast: granular, with a halo on grey ground.
 
     Args:
         shape: rows and columns.

@@ -63,7 +63,7 @@ COLUMNS = (
 
 
 def image_spread(regions: Sequence[Region], images: int) -> float:
-    """How evenly windows lie over images: effective number of images touched, over what is possible, in (0, 1].
+    """Measure how evenly windows lie over images: effective number of images touched, over the possible, in (0, 1].
 
     ``exp(H) / min(number of windows, images)`` with H the entropy of the share of windows of each image.
 
@@ -77,7 +77,7 @@ def image_spread(regions: Sequence[Region], images: int) -> float:
 
 
 def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    """How different chosen windows are, and how far those of the pool are from them, both as shares.
+    """Measure how different chosen windows are, and how far those of the pool are from them, as fractions.
 
     Args:
         points: features of all windows of the pool, shape (N, D).
@@ -162,7 +162,7 @@ def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share
 
 
 def summary(table: Table) -> Table:
-    """Means over splits and seeds of :func:`diagnose`, a row for each method and budget, the best IoU first."""
+    """Average :func:`diagnose` over splits and seeds, a row for each method and budget, the best IoU first."""
     groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for row in table.rows:
         groups.setdefault((*row[:3], row[5], row[4]), []).append(row)
@@ -181,7 +181,7 @@ def _records(table: Table) -> list[dict[str, Any]]:
 
 
 def by_foreground(table: Table) -> Table:
-    """How IoU goes with the foreground of the windows: sets of windows of all methods, sorted by it, in six parts.
+    """Relate IoU to the foreground of the windows: sets of windows of all methods, sorted by it, in six parts.
 
     Args:
         table: of :func:`diagnose`.

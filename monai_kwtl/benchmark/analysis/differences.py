@@ -49,7 +49,7 @@ def _ious(rows: Iterable[Row]) -> dict[tuple[int, int], float]:
 
 
 def difference_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method against every random baseline of its variant, at each budget, paired by split and seed.
+    """Compare methods with the random baselines of their variant, at each budget, paired by split and seed.
 
     Args:
         groups: as from :func:`monai_kwtl.benchmark.analysis.grouped`. Of variants besides the base only the comparisons
@@ -63,7 +63,7 @@ def difference_table(groups: Groups, seed: int = 0) -> Table:
 
 
 def both_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method of a variant against every random baseline of the base: other windows and another tuning at once.
+    """Compare methods of a variant with the base's random baselines: other windows and another tuning at once.
 
     A baseline is also compared with itself. Arguments and result are those of :func:`difference_table`.
     """
@@ -71,7 +71,7 @@ def both_table(groups: Groups, seed: int = 0) -> Table:
 
 
 def window_table(groups: Groups, seed: int = 0) -> Table:
-    """Every method of a variant with other windows against every random baseline of windows of the usual size.
+    """Compare methods of a variant with other windows with random baselines of windows of the usual size.
 
     Both are tuned and measured alike: the size of the windows is a part of the choice of what to label. Arguments and
     result are those of :func:`difference_table`.
@@ -124,7 +124,7 @@ def verdict_table(differences: Table) -> Table:
 
 
 def ablation_table(groups: Groups, seed: int = 0) -> Table:
-    """Every variant against the base, of the same method at the same budget, paired by split and seed.
+    """Compare every variant with the base, of the same method at the same budget, paired by split and seed.
 
     Returns:
         Means of IoU in % over the runs that both have (all of the variant's where there are none), and differences in
@@ -180,7 +180,7 @@ def _area(curve: Curve, log: bool, limits: tuple[float, float] | None = None) ->
 
 
 def area_table(groups: Groups) -> Table:
-    """Area under the curve of IoU against unique labelled pixels, over its base, so that it reads as an IoU in %.
+    """Compute the area under IoU against unique labelled pixels, over its base, so that it reads as an IoU in %.
 
     Each method's area is over its own range of pixels, which stands beside it; see :func:`area_difference_table` for
     comparisons over a common range.
@@ -205,7 +205,7 @@ def area_table(groups: Groups) -> Table:
 
 
 def area_difference_table(groups: Groups, seed: int = 0) -> Table:
-    """Areas against those of the random baselines, each pair of curves over the range of pixels that both cover.
+    """Compare areas with the random baselines', each pair of curves over the range of pixels that both cover.
 
     A run whose two curves have no pixels in common is no pair: it would take extrapolation to compare them.
 
@@ -236,7 +236,7 @@ def area_difference_table(groups: Groups, seed: int = 0) -> Table:
 
 
 def comparison_matrix(table: Table, keys: Iterable[str]) -> list[str]:
-    """Lines of Markdown: a row for each method, a column for each baseline, bold where the interval leaves out 0.
+    """Return lines of Markdown: a row a method, a column a baseline, bold where the interval leaves out 0.
 
     Args:
         table: from :func:`difference_table` or :func:`area_difference_table`.
@@ -266,6 +266,6 @@ def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def missing_table(rows: Iterable[Row]) -> Table:
-    """Cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
+    """List cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
     columns = (*_SCOPE, Column("method"), Column("budget", "g"), Column("split", "d"), Column("seed", "d"))
     return Table("missing", columns, tuple((*s, m, b, *pair) for s, m, b, pair in missing_cells(rows)))

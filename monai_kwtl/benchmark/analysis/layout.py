@@ -31,7 +31,7 @@ def shown(value: Any, form: str = "", missing: str = MISSING) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[bool]) -> list[str]:
-    """Lines of a table in Markdown.
+    """Return the lines of a table in Markdown.
 
     Args:
         header: of each column.
@@ -66,7 +66,7 @@ class Table:
         return Table(self.name, self.columns, tuple(r for r in self.rows if keep(dict(zip(names, r, strict=True)))))
 
     def markdown(self, without: Iterable[str] = ()) -> list[str]:
-        """Lines of Markdown; missing values are a dash.
+        """Return lines of Markdown; missing values are a dash.
 
         Args:
             without: headings of columns to leave out.
@@ -78,7 +78,7 @@ class Table:
         return markdown_table([column.name for column in columns], rows, [bool(column.form) for column in columns])
 
     def csv(self) -> str:
-        """All columns and rows as CSV with a header; missing values are empty."""
+        """Return all columns and rows as CSV with a header; missing values are empty."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([column.name for column in self.columns])

@@ -1,4 +1,4 @@
-"""What results say of methods: spread over splits, paired differences with their uncertainty, area under curves."""
+"""Statistics of methods: spread over splits, paired differences with their uncertainty, area under curves."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _vector(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
-    """Mean and standard deviation over splits.
+    """Return mean and standard deviation over splits.
 
     Args:
         values: shape (N,), finite; N may be 0.
@@ -81,7 +81,7 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread:
 
 
 def paired_differences(first: Mapping[Hashable, float], second: Mapping[Hashable, float]) -> np.ndarray:
-    """Differences where both have a value, which is never made up where one has not.
+    """Return differences where both have a value, which is never made up where one has not.
 
     Args:
         first: a value for each (split, seed), say.
@@ -97,7 +97,7 @@ def paired_differences(first: Mapping[Hashable, float], second: Mapping[Hashable
 def bootstrap_interval(
     differences: Sequence[float] | np.ndarray, level: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap confidence interval of a mean (Efron), from :func:`scipy.stats.bootstrap`.
+    """Return the percentile bootstrap confidence interval of a mean (Efron), from :func:`scipy.stats.bootstrap`.
 
     With the few splits of a benchmark such intervals are somewhat too narrow, and splits of one data set share images,
     so read an end close to 0 as no difference.
@@ -135,7 +135,7 @@ def bootstrap_interval(
 
 
 def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p-value of the Wilcoxon signed-rank test, from :func:`scipy.stats.wilcoxon`.
+    """Return the two-sided p-value of the Wilcoxon signed-rank test, from :func:`scipy.stats.wilcoxon`.
 
     Zeros are discarded (Wilcoxon's rule). The null distribution is exact up to 50 differences without ties, and with
     ties up to 13, where all 2^n signs are tried; above that the normal approximation with its correction for ties
@@ -185,7 +185,7 @@ def area_under_curve(
     log: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> float:
-    """Area under a learning curve by the trapezoid rule, over the length of its base: the mean value on the way.
+    """Compute the area under a learning curve by the trapezoid rule, over the length of its base: its mean value.
 
     ``1 / (b - a)`` times the integral of the piecewise linear curve through the points from ``a`` to ``b``. Values of
     the same abscissa are averaged first. With ``log`` the abscissa is the logarithm of the pixels (in which the curve

@@ -61,7 +61,7 @@ def grouped(rows: Iterable[Row]) -> Groups:
 
 
 def runs_of(groups: Groups) -> dict[Scope, int]:
-    """How many (split, seed) each scope has in any of its rows."""
+    """Count the (split, seed) that each scope has in any of its rows."""
     pairs: dict[Scope, set[tuple[int, int]]] = {}
     for (scope, _, _), rows in groups.items():
         pairs.setdefault(scope, set()).update(row.pair for row in rows)
@@ -115,7 +115,7 @@ def _base_scopes(groups: Groups, kind: str, paper: Mapping[str, Any]) -> list[Sc
 
 
 def budget_table(groups: Groups, kind: str, paper: Mapping[str, Any]) -> Table:
-    """Table 2, a row for each method and budget, with what it cost.
+    """Make table 2, a row for each method and budget, with what it cost.
 
     Args:
         groups: as from :func:`grouped`.
@@ -140,7 +140,7 @@ def budget_table(groups: Groups, kind: str, paper: Mapping[str, Any]) -> Table:
 
 
 def short_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
-    """Table 2 in short: a row for each method, a column for each number of shots, the paper's rows below ours.
+    """Make table 2 in short: a row a method, a column for each number of shots, the paper's rows below ours.
 
     Cells are mean ± std of the IoU in %; the number of runs follows where some are missing.
     """
@@ -172,7 +172,7 @@ def _mean_std(rows: Sequence[Row], runs: int) -> str | None:
 
 
 def pseudo_label_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
-    """Table 3: pseudo-labels of the equalised threshold (base) against those of K-means, for the paper's method.
+    """Make table 3: pseudo-labels of the equalised threshold (base) against those of K-means, for the paper's method.
 
     The paper states the mean of some targets, which is ours too only where all of them were run.
     """
@@ -202,7 +202,7 @@ def pseudo_label_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
 
 
 def pretext_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
-    """Table 4: the pretext network alone, before any window is labelled, and full supervision as the ceiling."""
+    """Make table 4: the pretext network alone, before any window is labelled, and full supervision as the ceiling."""
     runs, theirs, rows = runs_of(groups), dict(paper["table_4"]), []
     for (scope, method), found in without_budget(groups).items():
         if scope.variant == "base":
@@ -217,7 +217,7 @@ def pretext_table(groups: Groups, paper: Mapping[str, Any]) -> Table:
 
 
 def time_table(times: Mapping[tuple[str, str, str], Sequence[tuple[float, float]]]) -> Table:
-    """Mean seconds of choosing the windows and of training on them, as from :func:`~.rows.read_times`."""
+    """Average the seconds of choosing the windows and of training on them, as from :func:`~.rows.read_times`."""
     columns = (Column("select s", ".1f"), Column("train s", ".1f"), Column("cells", "d"))
     rows = []
     order = {method: place for place, method in enumerate(METHODS)}

@@ -146,7 +146,7 @@ class Bench:
         self.store.put_features(digest(settings), features, time.perf_counter() - start)
 
     def describe_with(self, network: torch.nn.Module, variant: str) -> list[np.ndarray]:
-        """Features of the windows of each image of the pool, by a network for inference."""
+        """Return features of the windows of each image of the pool, by a network for inference."""
         inferer = scoring.tiles(amp=self.amp)
         return [
             window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)

@@ -89,7 +89,7 @@ def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any
 
 
 def quality(overlaps: Sequence[Overlap]) -> dict[str, float]:
-    """How good the masks of the test images are.
+    """Measure how good the masks of the test images are.
 
     Args:
         overlaps: one for each image, at least one.

@@ -62,7 +62,7 @@ def _identity(items: Items) -> str:
 
 
 def source_names(config: Config, target: str) -> list[str]:
-    """Names of the data sets that the network of a target is meta-trained on: never the target itself.
+    """Return the data sets that the network of a target is meta-trained on: never the target itself.
 
     Raises:
         KWTLError: when there is none, or one is not there.
@@ -173,7 +173,7 @@ class Case:
         }
 
     def window_of(self, variant: str) -> int:
-        """Side of the windows that a variant chooses among, in pixels."""
+        """Return the side of the windows that a variant chooses among, in pixels."""
         return max(1, round(VARIANTS[variant].window * self.config.window))
 
     def score_settings(self, variant: str, method: str) -> dict[str, Any] | None:
@@ -197,7 +197,7 @@ class Case:
         return {"stage": "features", "norm": norm, **self._seen_by(variant)}
 
     def weighs(self, key: Key) -> bool:
-        """Whether a cell tunes on windows by their importance."""
+        """Return True if a cell tunes on windows by their importance."""
         return VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
 
     def seen_for(self, key: Key) -> list[str]:
@@ -205,7 +205,7 @@ class Case:
         return list(dict.fromkeys([key.method, WEIGHED_BY] if self.weighs(key) else [key.method]))
 
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
-        """Which network scores the pool: its kind in the store, and its settings."""
+        """Return the network that scores the pool: its kind in the store, and its settings."""
         if VARIANTS[variant].scores_with == "source":
             return "meta", self.meta_settings()
         return "pretext", self.pretext_settings(variant)

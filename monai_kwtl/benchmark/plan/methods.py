@@ -11,7 +11,7 @@ __all__ = ["METHODS", "Method", "Tuning", "VARIANTS", "Variant"]
 
 @dataclass(frozen=True)
 class Method:
-    """How windows are chosen.
+    """A way to choose windows.
 
     Args:
         strategy: a name in ``monai_kwtl.selection.strategies.STRATEGIES``; None where nothing is chosen.
@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a network is tuned on masks and asked for masks, where that is not as the paper does.
+    """A way to tune a network on masks and to ask for masks, where it is not the paper's.
 
     Args:
         loss: ``weighted`` or ``dice_bce``, as :func:`monai_kwtl.losses.loss_function` has them.

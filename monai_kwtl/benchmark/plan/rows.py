@@ -69,7 +69,7 @@ _COUNTS = ("windows", "unique_pixels", "images", "objects")
 
 
 class Scope(NamedTuple):
-    """What rows must share to be compared with one another."""
+    """Properties that rows must share to be compared with one another."""
 
     target: str
     protocol: str
@@ -91,7 +91,7 @@ class Scope(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What names a cell; the fields are the first columns of the tables, in their order."""
+    """Name of a cell; the fields are the first columns of the tables, in their order."""
 
     target: str
     protocol: str
@@ -271,12 +271,12 @@ def merged_rows(paths: Sequence[str | Path]) -> list[Row]:
 
 
 def rows_text(rows: Iterable[Row]) -> str:
-    """Rows as the text of results.csv, as :func:`read_rows` reads it."""
+    """Return rows as the text of results.csv, as :func:`read_rows` reads it."""
     return table_text(COLUMNS, map(vars, rows))
 
 
 def table_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
-    """Text of results.csv or times.csv: a header, then a line for each record, by the names of the columns."""
+    """Return the text of results.csv or times.csv: a header, then a line a record, by the names of the columns."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -318,7 +318,7 @@ def read_times(*paths: str | Path) -> dict[tuple[str, str, str], list[tuple[floa
 
 
 def missing_cells(rows: Iterable[Row]) -> list[tuple[Scope, str, float, tuple[int, int]]]:
-    """Cells that a complete grid would have.
+    """List the cells that a complete grid would have.
 
     A grid is complete when, within a scope, every method that any row has was run at every budget that any row has, on
     every (split, seed) that any row has; :data:`WITHOUT_BUDGET` counts at its own budgets only.

@@ -1,4 +1,4 @@
-"""Where finished work is kept: files named by a hash of all that they depend on, written whole or not at all."""
+"""Store of finished work: files named by a hash of all that they depend on, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HINT = "make room, or choose another output_dir"
 
 
 def digest(settings: Any) -> str:
-    """SHA-256, hexadecimal, of JSON data; the order of keys does not matter."""
+    """Return the SHA-256, hexadecimal, of JSON data; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -38,7 +38,7 @@ def derived_seed(*parts: Any) -> int:
 
 @lru_cache(maxsize=64)
 def folder_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 over names and bytes of the files of a folder; that of nothing where there is no such folder."""
+    """Return the SHA-256 over names and bytes of a folder's files; that of nothing where there is no such folder."""
     total = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
         if path.is_file():
@@ -58,12 +58,12 @@ class Store:
         self.folder = Path(folder)
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the result of a kind of job with a key lies, or will lie."""
+        """Return the path of the result of a kind of job with a key, there or not."""
         suffix = {"cell": ".json", "scores": ".npz", "features": ".npz"}.get(kind, ".pt")
         return self.folder / kind / f"{key[:32]}{suffix}"
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether it is finished."""
+        """Return True if it is finished."""
         return self.path(kind, key).exists()
 
     def _new(self, kind: str, key: str) -> Path:

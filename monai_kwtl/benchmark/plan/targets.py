@@ -1,4 +1,4 @@
-"""What is particular to each target data set: windows per shot, pseudo-labels, views, and how its images group."""
+"""Settings of each target data set: windows per shot, pseudo-labels, views, and how its images group."""
 
 from __future__ import annotations
 

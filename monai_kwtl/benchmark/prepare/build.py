@@ -1,4 +1,4 @@
-"""From a publisher's files to ``images/`` and ``labels/`` of the same names."""
+"""Conversion of a publisher's files to ``images/`` and ``labels/`` of the same names."""
 
 from __future__ import annotations
 

@@ -264,12 +264,12 @@ def _check_resources(resources: dict[str, float], config: Config, cuda: bool) ->
 
 
 def ray_installed() -> bool:
-    """Whether Ray can be used here."""
+    """Return True if Ray can be used here."""
     return importlib.util.find_spec("ray") is not None
 
 
 def choose_runner(name: str) -> Runner:
-    """The runner of a name: ``loop``, ``ray``, or ``auto``, which is Ray where it is installed.
+    """Return the runner of a name: ``loop``, ``ray``, or ``auto``, which is Ray where it is installed.
 
     Raises:
         KWTLError: for ``ray`` where it is not installed.

@@ -261,7 +261,7 @@ def loss_function(
             ``none`` for ``dice_bce``, whose Dice part makes up for rare foreground by itself.
         dataset: a :class:`monai_kwtl.data.crops.CropDataset`, which knows the weight of the whole data set.
         loss: ``weighted``, cross-entropy alone, or ``dice_bce``, with a Dice loss.
-        share: predicted share of foreground of the pool, in (0, 1), for ``pool``.
+        share: predicted fraction of foreground of the pool, in (0, 1), for ``pool``.
 
     Raises:
         KWTLError: for anything else.

@@ -68,7 +68,7 @@ def _failed_elsewhere(error: BaseException | None) -> bool:
 
 
 def one_line_errors() -> None:
-    """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
+    """Print errors that the user can fix as one line instead of a traceback; the exit status stays 1.
 
     Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
     MONAI wrapped them.

@@ -25,7 +25,7 @@ def score_settings(
     """Return everything that the scores of an image depend on besides the image itself, as JSON data.
 
     Args:
-        settings: knobs, the hash of the weights, and what computes.
+        settings: options, the hash of the weights, and what computes.
         pool: its hashes count where the statistics of the network are fitted to it.
         device: what computes.
         seed: counts for MC-dropout only.

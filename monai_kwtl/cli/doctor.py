@@ -1,4 +1,4 @@
-"""``kwtl doctor``: whether this installation works, and what to mend."""
+"""``kwtl doctor``: whether this installation works, and what to fix."""
 
 from __future__ import annotations
 

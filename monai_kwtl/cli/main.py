@@ -45,7 +45,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. Errors that the user can mend become one line."""
+    """Run a command; returns the exit status. Errors that the user can fix become one line."""
     wait_asleep()
     from monai_kwtl.bundle.failures import one_line_errors  # it imports PyTorch
 

@@ -1,4 +1,4 @@
-"""Places of training crops drawn so that the labelled pixels in them have a wanted share of foreground."""
+"""Places of training crops drawn so that the labelled pixels in them have a wanted fraction of foreground."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PlaceBank:
     Args:
         draw: gives a place by a generator: number of the image, top row, left column.
         count: gives known foreground pixels and known pixels of a place.
-        share: wanted share of foreground of the known pixels, in (0, 1).
+        share: wanted fraction of foreground of the known pixels, in (0, 1).
         rng: for drawing the places.
         places: how many.
 

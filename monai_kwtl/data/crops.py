@@ -81,7 +81,7 @@ class CropDataset(Dataset):
             :func:`monai_kwtl.utils.distributed.ranks`.
         world_size: number of processes; None asks as well.
         photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.transforms.photometric`.
-        foreground: share of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
+        foreground: fraction of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
             that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.data.PlaceBank` weighs,
             and come as near to it as the labels allow. None draws them as said above.
 

@@ -152,7 +152,7 @@ class MeanTeacherTrainer(TuningTrainer):
         return output
 
     def _consistency(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of the unlabelled crops, and the share of their pixels of which the teacher is sure."""
+        """Loss of the unlabelled crops, and the fraction of their pixels of which the teacher is sure."""
         batch = self.unlabelled.crop_batch(step)
         weak, real = (batch[name].to(self.state.device) for name in ("image", "known"))
         target, sure = pseudo_target(self._taught(weak))

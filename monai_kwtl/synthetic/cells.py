@@ -118,7 +118,7 @@ def place(
     density: np.ndarray | None = None,
     direction: np.ndarray | None = None,
 ) -> Cells:
-    """Scatter cells until they cover the wanted share of the field; some alone, some in touch with others.
+    """Scatter cells until they cover the wanted fraction of the field; some alone, some in touch with others.
 
     A cell of a clump is put beside a random earlier cell, the others anywhere (where ``density`` lets them). Centres
     keep 0.86 times the sum of the radii between them, so that neighbours touch or overlap slightly. Cells reach over

@@ -82,7 +82,7 @@ class PseudoLabel(Transform):
 
     Args:
         threshold: gamma, grey level in [0, 255], for ``equalize``.
-        fraction: expected share of foreground in (0, 1) instead of the threshold.
+        fraction: expected fraction of foreground in (0, 1) instead of the threshold.
         polarity: ``"dark"`` or ``"bright"`` cells.
         method: ``"equalize"``, ``"kmeans"`` or ``"otsu"``.
         iterations: number of dilations, from 0 on.

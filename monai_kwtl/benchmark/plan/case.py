@@ -106,7 +106,7 @@ class Case:
     """One target, protocol, split and seed.
 
     The ``*_settings`` are JSON data that hold everything a result depends on, each with the hash of what it is made
-    from, so that equal results are computed once, and changed images or knobs never meet old results.
+    from, so that equal results are computed once, and changed images or options never meet old results.
 
     Args:
         config: of the benchmark.

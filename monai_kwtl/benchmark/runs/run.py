@@ -151,7 +151,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _write_about(folder: Path, config: Config, about: Mapping[str, Any]) -> None:
-    """Write what the numbers were made with: knobs but those of places, schedule, settings of targets, versions."""
+    """Write what the numbers were made with: options but those of places, schedule, settings of targets, versions."""
     knobs = dataclasses.asdict(config)
     for place in ("data_dir", "output_dir", "ray_address", "ckpt"):
         del knobs[place]

@@ -54,7 +54,7 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
         boxes: labelled, or being labelled.
 
     Returns:
-        The scores, and for each window the share of it that is not taken.
+        The scores, and for each window the fraction of it that is not taken.
     """
     grid = scores.grid
     if not boxes:

@@ -92,7 +92,7 @@ class KWTLTrain(TrainTask):
         """Train.
 
         Args:
-            request: knobs of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
+            request: options of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
                 ``seed``, ``amp``, ``foreground_weight``; ``from_last``, true goes on from the weights in use instead of
                 those the app began with; ``rescore``, false leaves the old scores; ``resume``, true goes on with the
                 training that was interrupted, by its own request.
@@ -103,7 +103,7 @@ class KWTLTrain(TrainTask):
             scorings.
 
         Raises:
-            HTTPException: 400 when nothing is labelled, or a knob is out of range; the weights in use stay.
+            HTTPException: 400 when nothing is labelled, or an option is out of range; the weights in use stay.
         """
         begun = time.time()
         with answered():

@@ -159,7 +159,7 @@ class CropDataset(Dataset):
         return {"image": normalize(image), "label": label.float().contiguous(), "known": known.contiguous()}
 
     def _crop(self, step: int, index: int) -> list[np.ndarray]:
-        """Image, label and known pixels of one crop, (size, size) each."""
+        """Return image, label and known pixels of one crop, (size, size) each."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, index)))
         number, y, x = self._place(step, index, rng)
         source, box = self.images[number], Box(x, y, self.size, self.size)
@@ -181,7 +181,7 @@ class CropDataset(Dataset):
         return self._any_place(rng) if self.bank is None else self.bank.draw(rng)
 
     def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:
-        """Known foreground pixels and known pixels of a crop."""
+        """Count the known foreground pixels and known pixels of a crop."""
         source, box = self.images[number], Box(x, y, self.size, self.size)
         label = source.label[box.slices]
         if source.known is None:
@@ -265,7 +265,7 @@ class GridCropDataset(CropDataset):
                     yield number, y, x
 
     def _batch_bounds(self, step: int) -> tuple[int, int]:
-        """First crop of a step, and the one after the last, in the order of its epoch."""
+        """Return the first crop of a step, and the one after the last, in the order of its epoch."""
         part, count = step % self.steps_per_epoch, len(self.places)
         return part * count // self.steps_per_epoch, (part + 1) * count // self.steps_per_epoch
 

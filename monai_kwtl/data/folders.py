@@ -23,7 +23,7 @@ def base_name(name: str) -> str:
 
 
 def _list(folder: Path, what: str, knob: str) -> tuple[list[Path], list[str]]:
-    """Image files of a folder by name, and the suffixes of its other files; hidden files are nowhere."""
+    """List the image files of a folder by name, and the suffixes of its other files; hidden files are left out."""
     try:
         if not folder.exists():
             raise KWTLError(f"there is no folder {folder}: give the folder of the {what} with {knob}.")

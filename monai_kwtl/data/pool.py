@@ -24,7 +24,7 @@ NAMED_AT_MOST = 20  # unreadable images in one message
 
 
 def _memory() -> float:
-    """Bytes of memory that this machine has; infinite where it does not say."""
+    """Return the bytes of memory of this machine; infinite where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -86,7 +86,7 @@ def _batches(
 
 
 def _read(part: PoolPart, rescale: Sequence[float] | None) -> np.ndarray:
-    """Grey values of a part, uint8 (1, H, W)."""
+    """Read the grey values of a part, uint8 (1, H, W)."""
 
     def along(size: int, share: float) -> slice:
         start = int(share * max(0, size - part.side))

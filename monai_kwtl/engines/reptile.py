@@ -249,7 +249,7 @@ class ReptileTrainer(Trainer):
 
     @torch.no_grad()
     def _iou(self, inputs: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> float:
-        """IoU of the foreground over the known pixels of all crops together, with their own batch statistics."""
+        """Return the foreground IoU over the known pixels of all crops together, with their own batch statistics."""
         self.network.eval()
         for layer in batch_norm_layers(self.network):
             layer.train()

@@ -125,7 +125,7 @@ def _axes(channel: str, sides: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tensors(stride: int) -> dict[str, Any]:
-    """Input and output as rdf.yaml describes them; their test tensors are missing."""
+    """Describe input and output as rdf.yaml does; their test tensors are missing."""
     size = {"size": {"min": MIN_SIDE, "step": stride}}
     same = {axis: {"size": {"tensor_id": "image", "axis_id": axis}, "halo": HALO} for axis in "yx"}
     return {

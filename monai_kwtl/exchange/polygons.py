@@ -148,7 +148,7 @@ def areas_of(geometry: BaseGeometry) -> BaseGeometry:
 
 
 def _spans(ring: np.ndarray, height: int) -> tuple[np.ndarray, ...]:
-    """Edges of a closed ring from top to bottom: x0, y0, x1, y1, first row and row after the last, which way it goes.
+    """Return a ring's edges from top to bottom: x0, y0, x1, y1, first row, row after the last, which way it goes.
 
     From top to bottom, so that two outlines that share an edge compute the same crossings.
     """
@@ -164,7 +164,7 @@ def _closed(ring: np.ndarray) -> np.ndarray:
 
 
 def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice, np.ndarray] | None:
-    """Rows and columns of a mask, and which pixels there have their centre inside a ring: it goes round them."""
+    """Return rows and columns of a mask, and which pixels there have their centre inside a ring."""
     x0, y0, x1, y1, first, last, way = _spans(_closed(ring), height)
     counts = last - first
     crossed = np.flatnonzero(counts)

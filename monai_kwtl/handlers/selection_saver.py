@@ -145,7 +145,7 @@ class SelectionSaver:
         self.store.put(engine.state.batch, engine.state.output["pred"])
 
     def _finish(self, engine: Engine) -> None:
-        """Select; where nothing was scored now, the views are not drawn for pictures alone."""
+        """Select regions; where nothing was scored now, the views are not drawn for pictures alone."""
         selection = self.output_dir / "selection.json"
         if self.noted_in is not None:
             expect_selection(self.noted_in, selection)

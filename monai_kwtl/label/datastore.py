@@ -50,7 +50,7 @@ def _sha256(path: Path) -> str:
 
 
 def _one_at_a_time(name: str) -> Any:
-    """MONAI Label's method of that name, with the other threads waiting: none is made for several."""
+    """Wrap MONAI Label's method of that name, with the other threads waiting: none is made for several."""
     inherited = getattr(LocalDatastore, name)
 
     @functools.wraps(inherited)
@@ -167,7 +167,7 @@ class KWTLDatastore(LocalDatastore):
             super().update_image_info(image_id, info)
 
     def _complete(self) -> tuple[set[str], set[str]]:
-        """Ids of the images that are wholly labelled, and of those that are in part."""
+        """Return the ids of the images that are wholly labelled, and of those that are in part."""
         try:
             items, known = self.studies.items(), self.sidecar.known()
         except KWTLError:  # no image can be read
@@ -206,7 +206,7 @@ class KWTLDatastore(LocalDatastore):
         return Path(self._datastore.label_path(tag))
 
     def _masks(self, tag: str) -> dict[str, list[Path]]:
-        """{id: the masks of an image under a tag}; more than one only until :meth:`settle` has seen it."""
+        """Return {id: the masks of an image under a tag}; more than one only until :meth:`settle` has seen it."""
         folder, found = self._folder(tag), defaultdict(list)
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
         for name in names:
@@ -224,7 +224,7 @@ class KWTLDatastore(LocalDatastore):
         return folder / f"{label.version:06d}_{label.sha256[:16]}{label.suffix}"
 
     def _versions(self, identity: str, tag: str) -> dict[Path, tuple[int, str]]:
-        """{file: number and begin of the SHA-256} of the versions that are kept of a label."""
+        """Return {file: number and begin of the SHA-256} of the versions that are kept of a label."""
         folder, found = self.studies.folder / VERSIONS / tag / identity, {}
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             number, _, rest = path.name.partition("_")

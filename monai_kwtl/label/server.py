@@ -233,7 +233,7 @@ def _pool(module: str, values: Values) -> ThreadPoolExecutor:
 
 
 def _upload_names(values: Values) -> None:
-    """Leave of the names of uploads what can be part of a path."""
+    """Keep the parts of uploads' names that can be part of a path."""
     for value in values.values():
         if isinstance(value, UploadFile) and value.filename:
             name = Path(value.filename.replace("\\", "/")).name

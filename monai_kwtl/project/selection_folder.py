@@ -204,7 +204,7 @@ def _replace(folder: Path, unfinished: Path) -> None:
 
 
 def _former_files(folder: Path) -> list[Path]:
-    """Crops and outlines of a former selection; recognised by what we write, so that other files stay."""
+    """List crops and outlines of a former selection; recognised by what we write, so that other files stay."""
     crops = [path for path in folder.glob("regions/*.png") if _OUR_CROPS.fullmatch(path.name)]
     return crops + [path for path in folder.glob("geojson/*.geojson") if _is_ours(path)]
 

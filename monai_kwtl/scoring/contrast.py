@@ -69,5 +69,5 @@ class ContrastLevels:
 
 
 def _linear(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Weights of the levels, shape (levels, values), with which their mean is each value."""
+    """Return the weights of the levels, shape (levels, values), with which their mean is each value."""
     return np.stack([np.interp(values, levels, np.eye(len(levels))[level]) for level in range(len(levels))])

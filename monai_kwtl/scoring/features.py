@@ -24,7 +24,7 @@ _GROUP = 64  # channels that are summed up over windows at once
 
 
 def _spans(starts: np.ndarray, size: int, before: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-plus-one latent row of each window, rounded, at least one."""
+    """Return the first and last-plus-one latent row of each window, rounded, at least one."""
     first = np.floor((starts + before) / stride + 0.5).astype(np.int64)
     last = np.floor((starts + before + size) / stride + 0.5).astype(np.int64)
     return first, np.maximum(last, first + 1)

@@ -83,7 +83,7 @@ def view_disagreements(
 def consistency_map(
     logits: torch.Tensor, view_logits: Sequence[torch.Tensor], measure: str = "soft", weighted: bool = False
 ) -> torch.Tensor:
-    """Score of each pixel by how much the views' predictions differ from the image's (Eq. 3 of the paper).
+    """Score each pixel by how much the views' predictions differ from the image's (Eq. 3 of the paper).
 
     Args:
         logits: of the image itself, shape (N, 1, *spatial).

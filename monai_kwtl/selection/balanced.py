@@ -61,7 +61,7 @@ def _images(pool: Sequence[ImageScores]) -> list[_Image]:
 
 
 def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Images in random order, a random window of each in turn that overlaps none before: (image, window)."""
+    """Draw images in random order, from each in turn a random window that overlaps none before: (image, window)."""
     chosen: list[tuple[int, int]] = []
     apart: dict[int, np.ndarray] = {}  # which free windows of an image overlap none drawn
     spent, left = 0.0, [number for number, image in enumerate(images) if len(image.free)]

@@ -105,7 +105,7 @@ def window_area(pool: Sequence[ImageScores]) -> float:
 
 
 def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for the same point."""
+    """Compute the Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for equal points."""
     squared = (points**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2.0 * points @ others.T
     return np.exp(np.maximum(squared, 0.0) * (-0.5 / width**2))
 
@@ -181,7 +181,7 @@ def _clusters(pool: Sequence[ImageScores], windows: float, pixels: float, least:
 
 
 def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points to begin k-means with, drawn one by one with the squared distance to those before (k-means++)."""
+    """Draw points to begin k-means with, one by one with the squared distance to those before (k-means++)."""
     chosen = [int(rng.integers(len(points)))]
     distance = ((points - points[chosen[0]]) ** 2).sum(1)
     while len(chosen) < count:

@@ -117,7 +117,7 @@ def _box(rings: Rings, item: Mapping[str, Any]) -> Box:
 
 
 def _features(document: Any, page: int | None) -> Iterator[tuple[str, Rings]]:
-    """Class name and rings of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
+    """Yield class name and rings of each polygon of a GeoJSON document; QuPath also writes plain lists of features."""
     if isinstance(document, list):
         features = document
     elif document.get("type") == "FeatureCollection":

@@ -32,7 +32,7 @@ DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 def positive_weight(
     target: torch.Tensor, known: torch.Tensor | None = None, weight_range: Sequence[float] = DEFAULT_RANGE
 ) -> torch.Tensor:
-    """Weight of the foreground: known background pixels over known foreground pixels of each crop, clamped.
+    """Return the foreground weight: known background pixels over known foreground pixels of each crop, clamped.
 
     A crop without known foreground has weight 1; a crop that is all foreground has the ratio 0, and so the lower end
     of the range.

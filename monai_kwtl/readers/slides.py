@@ -100,7 +100,7 @@ class Slide:
             return hasattr(file, "in_parts") and file.in_parts(self.item.get("page"))
 
     def _grey(self, rows: slice, columns: slice) -> np.ndarray:
-        """Luminance in the type of the file, (h, w)."""
+        """Read the luminance in the type of the file, (h, w)."""
         with _errors_of(self.item["image"]), open_image(self.item["image"]) as file:
             return to_grey(checked(file.region(self.item.get("page"), rows, columns, self._cache)))
 

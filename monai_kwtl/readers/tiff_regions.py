@@ -39,7 +39,7 @@ class SegmentCache:
 
 
 def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
-    """Rows and columns of a strip or tile."""
+    """Return the rows and columns of a strip or tile."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth

@@ -124,7 +124,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _tile(image: np.ndarray, members: list[Region], colours: Mapping[int, str], cell: int, title: str) -> Image.Image:
-    """One image with its boxes and a caption, ``cell`` pixels wide at most."""
+    """Draw one image with its boxes and a caption, ``cell`` pixels wide at most."""
     full_height, full_width = image.shape[1:]
     pixels = shrink(for_display(image), cell)
     if max(pixels.shape) < cell:  # small images are enlarged

@@ -59,7 +59,7 @@ def for_display(image: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(histogram: Sequence[int], wanted: Sequence[float]) -> list[float]:
-    """Percentiles of grey values out of their counts, interpolated as ``numpy.percentile`` does."""
+    """Compute percentiles of grey values from their counts, interpolated as ``numpy.percentile`` does."""
     below = np.cumsum(histogram)
     found = []
     for place in (np.asarray(wanted) / 100) * (below[-1] - 1):

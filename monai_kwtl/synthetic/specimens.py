@@ -18,13 +18,13 @@ Scene = tuple[np.ndarray, np.ndarray]
 
 
 def _patchy(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Density in (0, 1] with crowded and bare parts of the field."""
+    """Make a density in (0, 1] with crowded and bare parts of the field."""
     bias = rng.uniform(0, 1.5)
     return 1 / (1 + np.exp(-2.5 * smooth_noise(shape, max(shape) / 8, rng) - bias))
 
 
 def _specks(shape: tuple[int, int], look: Look, count: float, rng: np.random.Generator) -> Cells:
-    """Debris: small grains of a fraction of a cell's size."""
+    """Draw debris: small grains of a fraction of a cell's size."""
     n = int(rng.poisson(count))
     grain = replace(look, elongation=1.6, wobble=0.25)
     y, x = rng.uniform(0, shape[0], n), rng.uniform(0, shape[1], n)
@@ -32,7 +32,7 @@ def _specks(shape: tuple[int, int], look: Look, count: float, rng: np.random.Gen
 
 
 def _fibres(shape: tuple[int, int], count: float, rng: np.random.Generator) -> np.ndarray:
-    """Lint: curved threads about a pixel wide, coverage in [0, 1], float32."""
+    """Draw lint: curved threads about a pixel wide, coverage in [0, 1], float32."""
     field = np.zeros(shape, dtype=np.float32)
     for _ in range(int(rng.poisson(count))):
         steps = int(rng.integers(12, 60))
@@ -48,7 +48,7 @@ def _fibres(shape: tuple[int, int], count: float, rng: np.random.Generator) -> n
 
 
 def _chromatin(shape: tuple[int, int], radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Texture of a nucleus at two scales, standard deviation about 1."""
+    """Make the texture of a nucleus at two scales, standard deviation about 1."""
     return 0.8 * smooth_noise(shape, max(0.8, radius / 9), rng) + 0.6 * smooth_noise(shape, max(1.2, radius / 3), rng)
 
 

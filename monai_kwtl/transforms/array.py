@@ -122,7 +122,7 @@ class PseudoLabel(Transform):
         self._equalize = EqualizeHistogram()
 
     def _foreground(self, channel: np.ndarray) -> np.ndarray:
-        """Thresholded channel (H, W), bool; a constant channel has no foreground."""
+        """Threshold a channel (H, W), to bool; a constant channel has no foreground."""
         if not channel.size or channel.min() == channel.max():
             return np.zeros(channel.shape, dtype=bool)
         if self.method == "equalize":

@@ -65,7 +65,7 @@ def joined() -> bool:
 
 
 def ranks() -> Ranks:
-    """Rank of this process and number of processes that work together: (0, 1) where it works alone."""
+    """Return this process's rank and the number of processes that work together: (0, 1) where it works alone."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if joined() and not _alone else Ranks(0, 1)
 
 

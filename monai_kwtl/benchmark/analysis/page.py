@@ -53,7 +53,7 @@ def _variants(groups: Groups, pattern: str) -> list[str]:
 
 
 def _pictures() -> dict[str, tuple[str, Drawing]]:
-    """Files of the page: title and how to draw it."""
+    """Return the files of the page: title and how to draw it."""
 
     def variants(pattern: str) -> Drawing:
         return lambda groups, path: draw_variant_curves(groups, _variants(groups, pattern), path)

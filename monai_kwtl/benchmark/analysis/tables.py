@@ -84,7 +84,7 @@ def without_budget(groups: Groups) -> dict[tuple[Scope, str], list[Row]]:
 
 
 def _figures(rows: Sequence[Row], runs: int, paper: float | None) -> tuple[Any, ...]:
-    """Means over the runs of what :data:`_FIGURES` names."""
+    """Return the means over the runs of what :data:`_FIGURES` names."""
     if not rows:
         return f"0 of {runs}" if runs else "0", None, None, paper, *[None] * (len(_FIGURES) - 4)
 
@@ -106,7 +106,7 @@ def _paper_of(paper: Mapping[str, Any], scope: Scope, method: str) -> Mapping[st
 
 
 def _base_scopes(groups: Groups, kind: str, paper: Mapping[str, Any]) -> list[Scope]:
-    """Scopes of the base variant, and for shots one for each target of the paper that was not run at all."""
+    """Return scopes of the base variant, and for shots one for each target of the paper that was not run at all."""
     scopes = {scope for scope, _, _ in groups if scope.variant == "base" and scope.budget_kind == kind}
     if kind == "shots":
         run = {scope.target for scope in scopes}

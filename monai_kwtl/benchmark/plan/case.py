@@ -57,7 +57,7 @@ def _splits(folder: Path, protocol: str, count: int, fraction: float, block: str
 
 
 def _identity(items: Items) -> str:
-    """Hash of names and images in their order, on which the drawing of crops depends."""
+    """Return a hash of names and images in their order, on which the drawing of crops depends."""
     return digest([(item["name"], item["page"], item["sha256"]) for item in items])
 
 

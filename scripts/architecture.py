@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from html import escape
 from pathlib import Path
 from textwrap import wrap
@@ -70,7 +71,7 @@ def draw(floors: dict[int, list[str]]) -> str:
     )
 
 
-def line_of(path: Path, name: str) -> int:
+def line_of(path: Path, name: str) -> int | None:
     """Find the line of a definition.
 
     Args:
@@ -78,11 +79,10 @@ def line_of(path: Path, name: str) -> int:
         name: ``function``, ``Class.method`` or a constant; of a config an id such as ``train#trainer``.
 
     Returns:
-        The line, from 1.
-
-    Raises:
-        SystemExit: when it is not there.
+        The line, from 1; None where it is not there.
     """
+    if not path.is_file():
+        return None
     lines = path.read_text(encoding="utf-8").splitlines()
     start, config = 0, path.suffix == ".json"
     for depth, part in enumerate(name.split("#" if config else ".")):
@@ -90,28 +90,37 @@ def line_of(path: Path, name: str) -> int:
         begin = re.compile(f'{indent}"{word}":' if config else rf"{indent}((class|def) {word}\b|{word}(: .+)? = )")
         found = [number for number in range(start, len(lines)) if begin.match(lines[number])]
         if not found:
-            raise SystemExit(f"{path.relative_to(ROOT)} does not define {name}: mend the link")
+            return None
         start = found[0]
     return start + 1
 
 
-def renew(page: Path) -> str:
-    """Return the text of a page, with the present line of each link and the present sentence of each package."""
+def renew(page: Path) -> list[str]:
+    """Write the present line of each link of a page, and the present sentence of each package.
+
+    Returns:
+        The links that lead nowhere, which stay as they are.
+    """
+    lost = []
 
     def link(match: re.Match[str]) -> str:
-        target = (page.parent / match["path"]).resolve()
-        return f"[`{match['name']}`]({match['path']}#L{line_of(target, match['name'])})"
+        line = line_of((page.parent / match["path"]).resolve(), match["name"])
+        if line is None:
+            lost.append(f"{page.name}: {match['path']} does not define {match['name']}; change the link")
+            return match[0]
+        return f"[`{match['name']}`]({match['path']}#L{line})"
 
     text = LINK.sub(link, page.read_text(encoding="utf-8"))
-    return ROW.sub(lambda match: f"| `{match['package']}` | {sentence_of(match['package'])} |", text)
+    text = ROW.sub(lambda match: f"| `{match['package']}` | {sentence_of(match['package'])} |", text)
+    page.write_text(text, encoding="utf-8")
+    return lost
 
 
-def main() -> None:
-    """Write the picture and the pages."""
+def main() -> str | None:
+    """Write the picture and the pages; return the links that lead nowhere, a line each, or None."""
     PICTURE.write_text(draw(read_floors()), encoding="utf-8")
-    for page in PAGES:
-        page.write_text(renew(page), encoding="utf-8")
+    return "\n".join(sum(map(renew, PAGES), [])) or None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

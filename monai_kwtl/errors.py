@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is what to do about it; and checks that raise it."""
+"""The one exception for bad input, which says what to do about it, and checks that raise it."""
 
 from __future__ import annotations
 

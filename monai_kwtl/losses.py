@@ -1,4 +1,4 @@
-"""Training losses over known pixels: cross-entropy whose foreground weight makes up for how rare that is, and Dice."""
+"""Training losses over known pixels: cross-entropy, weighted by how rare foreground is, and Dice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEFAULT_RANGE = (1.0 / 50.0, 50.0)
 def positive_weight(
     target: torch.Tensor, known: torch.Tensor | None = None, weight_range: Sequence[float] = DEFAULT_RANGE
 ) -> torch.Tensor:
-    """Weight of the foreground: known background pixels over known foreground pixels of each crop, clamped.
+    """Return the foreground weight: known background pixels over known foreground pixels of each crop, clamped.
 
     A crop without known foreground has weight 1; a crop that is all foreground has the ratio 0, and so the lower end
     of the range.
@@ -261,7 +261,7 @@ def loss_function(
             ``none`` for ``dice_bce``, whose Dice part makes up for rare foreground by itself.
         dataset: a :class:`monai_kwtl.data.crops.CropDataset`, which knows the weight of the whole data set.
         loss: ``weighted``, cross-entropy alone, or ``dice_bce``, with a Dice loss.
-        share: predicted share of foreground of the pool, in (0, 1), for ``pool``.
+        share: predicted fraction of foreground of the pool, in (0, 1), for ``pool``.
 
     Raises:
         KWTLError: for anything else.

@@ -1,4 +1,4 @@
-"""How well masks agree: intersection over union and Dice of the foreground, per image and pooled."""
+"""Overlap of masks: intersection over union and Dice of the foreground, per image and pooled."""
 
 from __future__ import annotations
 

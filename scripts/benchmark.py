@@ -31,7 +31,7 @@ wait_asleep()
 
 
 def benchmark_protocol(options: argparse.Namespace) -> dict:
-    """The grid of a configuration: target x split x seed x method x budget."""
+    """Run the grid of a configuration: target x split x seed x method x budget."""
     progress = logging.StreamHandler(sys.stdout)
     progress.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("monai_kwtl.benchmark")
@@ -45,7 +45,7 @@ def benchmark_protocol(options: argparse.Namespace) -> dict:
 
 
 def _value(text: str) -> object:
-    """A knob's value: JSON, a word, or several of either between commas."""
+    """Parse an option's value: JSON, a word, or several of either between commas."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -34,13 +34,13 @@ from monai_kwtl.utils.text import format_table
 
 
 def memory(process: int) -> float:
-    """Resident memory of a process and its children, in MiB."""
+    """Return the resident memory of a process and its children, in MiB."""
     root = psutil.Process(process)
     return sum(one.memory_info().rss for one in [root, *root.children(recursive=True)]) / 2**20
 
 
 def seconds(call, times: int = 1) -> float:
-    """Median seconds of a call."""
+    """Return the median seconds of a call."""
     taken = []
     for _ in range(times):
         begun = time.perf_counter()

@@ -45,14 +45,14 @@ COLUMNS = ("strategy", "round", "regions", "pixels", "foreground", "mean_iou", "
 
 
 def data_set(target: str) -> Path:
-    """A folder, or else the data set of that name below ``KWTL_DATA``."""
+    """Return a folder, or else the data set of that name below ``KWTL_DATA``."""
     if Path(target).is_dir():
         return Path(target)
     return Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data")) / target
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses."""
+    """Return a port of the loopback address that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -96,12 +96,12 @@ def set_settings(app: Path, **settings: object) -> None:
 
 
 def as_mask(content: bytes) -> np.ndarray:
-    """Bool (H, W) out of the bytes of a PNG."""
+    """Decode a PNG to bool (H, W)."""
     return np.asarray(Image.open(io.BytesIO(content))) > 0
 
 
 def measure(server: LabelServer, test: list[dict]) -> float:
-    """Mean IoU of held-out images, sent along with the request, so that the server never sees them otherwise."""
+    """Return the mean IoU of held-out images, sent with the request, so that the server never sees them otherwise."""
     overlaps = []
     for item in test:
         files = {"file": (f"held_out{Path(item['image']).suffix}", Path(item["image"]).read_bytes())}
@@ -130,7 +130,7 @@ def annotate(server: LabelServer, batch: list[dict], truth: dict[str, np.ndarray
 
 
 def play(strategy: str, options: argparse.Namespace, pool: list[dict], test: list[dict], output: Path) -> list[dict]:
-    """All rounds of one strategy, on a server and a copy of the images of its own."""
+    """Run all rounds of one strategy, on a server and a copy of the images of its own."""
     studies, app = output / strategy / "images", output / strategy / "app"
     shutil.rmtree(output / strategy, ignore_errors=True)
     studies.mkdir(parents=True)
@@ -172,7 +172,7 @@ def play(strategy: str, options: argparse.Namespace, pool: list[dict], test: lis
 
 
 def write_results(rows: list[dict], output: Path, title: str) -> None:
-    """The table as CSV, the curves as PNG, one beside the other."""
+    """Write the table as CSV, the curves as PNG, one beside the other."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def list_sources() -> str:
-    """The data sets, with the publishers' files in the order in which ``--source`` takes others."""
+    """List the data sets, with the publishers' files in the order in which ``--source`` takes others."""
     lines = []
     for name, recipe in RECIPES.items():
         lines.append(f"{name}: {recipe.title}; {recipe.count} images\n  cite {recipe.citation}")

@@ -24,7 +24,7 @@ from monai_kwtl.utils.text import format_table
 
 
 def random_selection(items: Sequence[dict], count: int, size: int, seed: int = 0) -> list[Region]:
-    """Regions at random places of a pool."""
+    """Draw regions at random places of a pool."""
     rng = np.random.default_rng(seed)
     regions = []
     for rank in range(1, count + 1):

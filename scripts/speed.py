@@ -58,7 +58,7 @@ def window_loop(image: np.ndarray, grid: WindowGrid, network: torch.nn.Module, p
 
 
 def benchmark_select(options: argparse.Namespace) -> dict:
-    """Dense selection against the per-window loop: same network, images, cores."""
+    """Time dense selection against the per-window loop: same network, images, cores."""
     items = load_pool(options.dataset_dir)
     items = items[:: max(1, len(items) // options.images)][: options.images]
     network = load_weights(FCRN(), options.ckpt).eval()
@@ -105,7 +105,7 @@ def benchmark_select(options: argparse.Namespace) -> dict:
 
 
 def benchmark_layers(options: argparse.Namespace) -> dict:
-    """Each layer of the network as it scores, over the arithmetic floor of its convolution."""
+    """Time each layer of the network as it scores, over the arithmetic floor of its convolution."""
     network = BatchNormAdapter(load_weights(FCRN(), options.ckpt).eval(), [], adapt=False).ready()
     keep_freed_memory()
     rate, dtype = convolution_rate(floor_dtype()), floor_dtype()
@@ -159,7 +159,7 @@ def plain_loop(images: list[np.ndarray], masks: list[np.ndarray], ckpt: Path, cr
 
 
 def time_trainer(options: argparse.Namespace) -> tuple[float, float, list]:
-    """Seconds of a step of the trainer of train.json, of cutting its crops, and the data."""
+    """Return the seconds of a step of train.json's trainer, of cutting its crops, and the data."""
     with tempfile.TemporaryDirectory() as output:
         parser = ConfigParser()
         parser.read_config(ROOT / "bundles" / "kwtl" / "configs" / "train.json")
@@ -188,7 +188,7 @@ def time_trainer(options: argparse.Namespace) -> tuple[float, float, list]:
 
 
 def time_plain_loop(options: argparse.Namespace, data: list) -> float:
-    """Seconds of a step of the plain loop on the same data."""
+    """Return the seconds of a step of the plain loop on the same data."""
     images, masks = ([np.asarray(item[key])[0] for item in data] for key in ("image", "label"))
     loop = plain_loop(images, masks, options.ckpt, options.crop, options.batch_size)
     for _ in range(options.warm_up):
@@ -197,7 +197,7 @@ def time_plain_loop(options: argparse.Namespace, data: list) -> float:
 
 
 def benchmark_train(options: argparse.Namespace) -> dict:
-    """The trainer of train.json, with its log, its checkpoints and its crops, against a plain loop and the floor."""
+    """Time the trainer of train.json, with its log, checkpoints and crops, against a plain loop and the floor."""
     found = []
     for _ in range(options.repeats):  # in turns, so that a slow minute falls on both
         ours, cutting, data = time_trainer(options)

@@ -48,13 +48,13 @@ class Series(NamedTuple):
 
 
 def fit(values: list[float], seconds: list[float]) -> Line:
-    """The line of least squares, and how much of the variance it explains."""
+    """Fit the line of least squares, and return how much of the variance it explains."""
     found = linregress(values, seconds)
     return Line(float(found.intercept), float(found.slope), float(found.rvalue**2))
 
 
 def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each work: all are done once, then all again, so that a slow minute falls on all of them."""
+    """Return the median seconds of each work: all done once, then all again, so that a slow minute falls on all."""
     for work in works:
         work()  # the first call pays for preparations
     times: list[list[float]] = [[] for _ in works]
@@ -123,7 +123,7 @@ def draw(path: Path, found: list[Series]) -> None:
 
 
 def benchmark_cost(options: argparse.Namespace) -> dict:
-    """Scoring made-up images: seconds over pixels, windows, views and images."""
+    """Time the scoring of made-up images: seconds over pixels, windows, views and images."""
     check_whole_number("repeats", options.repeats, 1)
     network = BatchNormAdapter(load_weights(FCRN(), options.ckpt).eval(), [], adapt=False).ready()
     found = []

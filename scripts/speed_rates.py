@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were taken on."""
+    """Describe the machine that the figures were taken on."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -29,7 +29,7 @@ def machine() -> dict[str, str | int]:
 
 
 def multiplication_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
-    """Matrix multiplication rate of this machine, in floating point operations per second."""
+    """Measure the matrix multiplication rate of this machine, in floating point operations per second."""
     size = 2048
     a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
     a @ b
@@ -42,7 +42,7 @@ def multiplication_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0
 
 
 def convolution_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
-    """Rate of 3x3 convolutions of 128 channels, channels last, in floating point operations per second."""
+    """Measure the rate of 3x3 convolutions of 128 channels, channels last, in floating point operations per second."""
     layer = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False).to(dtype=dtype, memory_format=torch.channels_last)
     x = torch.randn(1, 128, 256, 256).to(dtype=dtype, memory_format=torch.channels_last)
     best, begun = np.inf, time.perf_counter()
@@ -56,12 +56,12 @@ def convolution_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -
 
 
 def floor_dtype() -> torch.dtype:
-    """The arithmetic of this machine's floor: bfloat16 where the processor has it."""
+    """Return the arithmetic of this machine's floor: bfloat16 where the processor has it."""
     return torch.bfloat16 if native_bfloat16("cpu") else torch.float32
 
 
 def operations(network: torch.nn.Module, height: int, width: int) -> int:
-    """Floating point operations of the convolutions of one forward pass, a multiplication and an addition as two."""
+    """Count the operations of the convolutions of one forward pass, a multiplication and an addition as two."""
     total = 0
 
     def count(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -83,7 +83,7 @@ def operations(network: torch.nn.Module, height: int, width: int) -> int:
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[float, object]:
-    """Median wall time over repeats, and the last result."""
+    """Return the median wall time over repeats, and the last result."""
     times, result = [], None
     for _ in range(repeats):
         start = time.perf_counter()

@@ -100,7 +100,7 @@ def _medians(found: list[dict]) -> dict[str, float]:
 
 
 def _linked(dataset_dir: Path, images: int | None, folder: Path) -> Path:
-    """A folder of links to the first images of a data set; None: to all."""
+    """Make a folder of links to the first images of a data set; None: to all."""
     source = dataset_dir / "images" if (dataset_dir / "images").is_dir() else dataset_dir
     folder.mkdir(parents=True)
     for path in sorted(source.iterdir())[:images]:
@@ -117,7 +117,7 @@ def _pool(folder: Path, count: int, side: int = 256) -> Path:
 
 
 def benchmark_stage(options: argparse.Namespace) -> dict:
-    """The whole stage over the arithmetic floor, then again on the same pool and model with other wishes."""
+    """Time the whole stage over the arithmetic floor, then again on the same pool and model with other options."""
     from speed_rates import convolution_rate, floor_dtype, operations
 
     from monai_kwtl.data.pool import load_pool
@@ -152,7 +152,7 @@ def benchmark_stage(options: argparse.Namespace) -> dict:
 
 
 def benchmark_memory(options: argparse.Namespace) -> dict:
-    """Peak of two pools of small images, and of one slide."""
+    """Measure the memory peak of two pools of small images, and of one slide."""
     figures: dict[str, object] = {}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def benchmark_memory(options: argparse.Namespace) -> dict:
 
 
 def benchmark_stream(options: argparse.Namespace) -> dict:
-    """Many small images: their rate, and how right the time left was after a twentieth of them."""
+    """Time many small images: their rate, and how right the time left was after a twentieth of them."""
     said = re.compile(r"scoring images: (\d+) of (\d+), about (.+) left")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -202,7 +202,7 @@ def benchmark_stream(options: argparse.Namespace) -> dict:
 
 
 def benchmark_coverage(options: argparse.Namespace) -> dict:
-    """Coverage of many windows in one image, in a few, and in one each."""
+    """Time coverage of many windows in one image, in a few, and in one each."""
     rng, figures = np.random.default_rng(0), {}
     for images in (1, 100, 10_000):
         side = 256 + 30 * (max(1, round((options.windows / images) ** 0.5)) - 1)
@@ -221,7 +221,7 @@ def benchmark_coverage(options: argparse.Namespace) -> dict:
 
 
 def benchmark_processes(options: argparse.Namespace) -> dict:
-    """Two processes of one thread against one process of one thread, started by torchrun both."""
+    """Time two processes of one thread against one process of one thread, started by torchrun both."""
     ratios, figures, same = [], [], True
     with tempfile.TemporaryDirectory() as folder:
         pool = _linked(options.dataset_dir, options.images, Path(folder) / "pool")
@@ -258,7 +258,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def benchmark_spinning(options: argparse.Namespace) -> dict:
-    """Pretext tuning with several threads, alone and beside a busy process, as its threads wait in several ways."""
+    """Time pretext tuning with several threads, alone and beside a busy process, by the way its threads wait."""
     plain: dict[str, str | None] = dict.fromkeys(WAITING)
     ways = {"nothing set": plain} | {given: plain | dict([given.split("=", 1)]) for given in options.settings}
     loads = {"alone": nullcontext, "beside a busy loop": _busy_loop}
@@ -319,7 +319,7 @@ def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[s
 
 
 def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
-    """The same selections under one instruction set after the other, against those of the machine's own."""
+    """Time the same selections under each instruction set, against those of the machine's own."""
     figures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for pool in options.pools:

@@ -87,7 +87,7 @@ class BundleError(Exception):
 
 
 def check_files(bundle: Path, with_train: bool) -> str:
-    """Every file that the zoo and MONAI Label ask for is there."""
+    """Check that every file that the zoo and MONAI Label ask for is there."""
     wanted = [*REQUIRED_FILES, *(["configs/train.json"] if with_train else [])]
     missing = [name for name in wanted if not (bundle / name).is_file()]
     if missing:
@@ -96,7 +96,7 @@ def check_files(bundle: Path, with_train: bool) -> str:
 
 
 def check_sizes(bundle: Path) -> str:
-    """No file is larger than the zoo stores."""
+    """Check that no file is larger than the zoo stores."""
     sizes = {path: path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
     large = [path.relative_to(bundle).as_posix() for path, size in sizes.items() if size > MAX_FILE_BYTES]
     if large:
@@ -105,7 +105,7 @@ def check_sizes(bundle: Path) -> str:
 
 
 def check_no_code(bundle: Path) -> str:
-    """Configs name components of installed packages; the bundle itself holds no code."""
+    """Check that configs name components of installed packages and that the bundle itself holds no code."""
     code = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.suffix in CODE_SUFFIXES)
     if code:
         raise BundleError(f"code inside the bundle: {', '.join(code)}")
@@ -113,7 +113,7 @@ def check_no_code(bundle: Path) -> str:
 
 
 def check_json_layout(bundle: Path) -> str:
-    """Every JSON file is written with an indent of 4, without duplicate keys."""
+    """Check that every JSON file is written with an indent of 4, without duplicate keys."""
     files = sorted(bundle.rglob("*.json"))
     for path in files:
         name = path.relative_to(bundle).as_posix()
@@ -138,7 +138,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
 
 
 def check_version(bundle: Path) -> str:
-    """The version is the package's and has an entry in the changelog."""
+    """Check that the version is the package's and has an entry in the changelog."""
     metadata = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))
     version = metadata["version"]
     if version not in metadata["changelog"]:
@@ -149,7 +149,7 @@ def check_version(bundle: Path) -> str:
 
 
 def check_metadata(bundle: Path, scratch: Path) -> str:
-    """MONAI's own verify_metadata, with our statement of the zoo's schema in place of the download."""
+    """Run MONAI's own verify_metadata, with our statement of the zoo's schema in place of the download."""
     schema = scratch / "schema.json"
     text = json.dumps(METADATA_SCHEMA).encode()
     schema.write_bytes(text)
@@ -164,7 +164,7 @@ def check_metadata(bundle: Path, scratch: Path) -> str:
 
 
 def check_properties(bundle: Path, scratch: Path, config: str, workflow_type: str) -> str:
-    """The config defines the ids that MONAI's tools look for, and each of them can be built."""
+    """Check that the config defines the ids that MONAI's tools look for, and that each of them can be built."""
     data = _make_data(scratch / "data")
     path = bundle / "configs" / config
     knobs = json.loads(path.read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def _make_data(folder: Path) -> Path:
 
 
 def check_weights(bundle: Path) -> str:
-    """models/model.pt is a plain state dict, read without running code, and fits network_def."""
+    """Check that models/model.pt is a plain state dict, read without running code, and fits network_def."""
     state = torch.load(bundle / "models/model.pt", map_location="cpu", weights_only=True)
     network = _network(bundle)
     network.load_state_dict(state)
@@ -226,7 +226,7 @@ def _network(bundle: Path) -> torch.nn.Module:
 
 
 def check_net_in_out(bundle: Path) -> str:
-    """Channels and dtypes of network_def are those that the metadata states."""
+    """Check that channels and dtypes of network_def are those that the metadata states."""
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(bundle / "configs/metadata.json"),
@@ -238,7 +238,7 @@ def check_net_in_out(bundle: Path) -> str:
 
 
 def check_torchscript(bundle: Path, scratch: Path) -> str:
-    """The weights export to TorchScript, and the exported network computes the same, at an odd size too."""
+    """Check that the weights export to TorchScript, which computes the same, at an odd size too."""
     target = scratch / "model.ts"
     ckpt_export(
         net_id="network_def",
@@ -277,7 +277,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the innermost error: MONAI wraps what went wrong in what it was doing."""
+    """Return the first line of the innermost error: MONAI wraps what went wrong in what it was doing."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

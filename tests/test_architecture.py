@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -135,3 +136,51 @@ def test_a_package_lists_its_modules_and_names_and_they_are_there(package: str):
     if _package(package) != "label":  # which needs an environment of its own
         for name in module.__all__:
             assert getattr(module, name) is not None, name
+
+
+# --- the map ----------------------------------------------------------------------------------------------------------
+
+PAGES = [ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"]
+LINE_LINK = re.compile(r"\[`([^`]+)`\]\(([^)#\s]+)#L(\d+)\)")
+RENEW = "run: python scripts/architecture.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_lines_point_at_what_they_name(page: Path):
+    links = LINE_LINK.findall(page.read_text(encoding="utf-8"))
+    assert len(links) > 10
+    for name, target, line in links:
+        path = (page.parent / target).resolve()
+        assert path.is_file(), f"{page.name}: there is no {target}"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        last = re.escape(re.split(r"[.#]", name)[-1])
+        defined = rf'\s*((class|def) {last}\b|{last}(: .+)? = |"{last}":)'
+        assert int(line) <= len(lines) and re.match(defined, lines[int(line) - 1]), f"{page.name}: {name}; {RENEW}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_other_links_of_the_map_lead_somewhere(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        assert (page.parent / target).exists(), f"{page.name}: there is no {target}"
+
+
+def test_the_picture_shows_the_floors_one_above_the_other():
+    svg = "{http://www.w3.org/2000/svg}"
+    shown, heights = {}, {}
+    for floor in ElementTree.parse(ROOT / "docs/architecture.svg").getroot().iter(f"{svg}g"):
+        number = int(floor.attrib["id"].removeprefix("floor-"))
+        shown[number] = [text.text for text in floor.iter(f"{svg}text") if text.get("font-weight") == "bold"]
+        heights[number] = float(next(floor.iter(f"{svg}rect")).attrib["y"])
+    assert shown == FLOORS, RENEW
+    assert sorted(heights, key=heights.__getitem__, reverse=True) == sorted(FLOORS)
+
+
+def test_the_table_of_packages_says_what_they_say_of_themselves():
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGES[1].read_text(encoding="utf-8"), re.MULTILINE)
+    said = {name: (ast.get_docstring(TREES[f"monai_kwtl.{name}"]) or "").splitlines()[0] for name in FLOOR}
+    assert dict(rows) == said, RENEW
+    picture = ElementTree.parse(ROOT / "docs/architecture.svg").getroot()
+    words = " ".join(" ".join(picture.itertext()).split())
+    for name, sentence in said.items():
+        assert sentence.replace("`", "") in words, f"{name}; {RENEW}"

@@ -1,4 +1,4 @@
-"""How a run that fails says so: in one line that the user can act on, from one of its processes."""
+"""Messages of a run that fails: one line that the user can act on, from one of its processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TO_DO = dict.fromkeys(
 
 
 def message_for_user(error: BaseException | None) -> str | None:
-    """What to tell the user, where the chain of causes holds an error that they can mend; None for a bug."""
+    """Return the message for an error that the user can fix, from the chain of causes; None for a bug."""
     while error is not None:
         text = str(error)
         passed_on = re.findall(r"^monai_kwtl\.errors\.KWTLError: (.+)", text, re.MULTILINE)
@@ -50,7 +50,7 @@ def message_for_user(error: BaseException | None) -> str | None:
 
 
 class _ThreadHook:
-    """What happens to exceptions that end a thread: nothing to TensorBoard's, what happened before to all others."""
+    """Hook for exceptions that end a thread: none for TensorBoard's, the former hook for all others."""
 
     def __init__(self, former: Callable[[threading.ExceptHookArgs], None]) -> None:
         self.former = former
@@ -68,7 +68,7 @@ def _failed_elsewhere(error: BaseException | None) -> bool:
 
 
 def one_line_errors() -> None:
-    """Print errors that the user can mend as one line instead of a traceback; the exit status stays 1.
+    """Print errors that the user can fix as one line instead of a traceback; the exit status stays 1.
 
     Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where
     MONAI wrapped them.

@@ -1,4 +1,4 @@
-"""Where a stage reads and writes."""
+"""Folders that a stage reads and writes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bundle_root() -> str:
 
 
 class Place(NamedTuple):
-    """Where a stage reads and writes."""
+    """Input and output folders of a stage."""
 
     dataset: Path
     output: Path

@@ -43,7 +43,7 @@ def preset_value(preset: Any, setting: str, schedule: str = "steps") -> Any:
 
 
 def default_strategy(preset: Any, items: Sequence[Mapping[str, Any]], window: int, step: int) -> str:
-    """The strategy of a preset; one that compares windows only where they are few enough for the memory.
+    """Return the strategy of a preset; one that compares windows only where they are few enough for the memory.
 
     Otherwise it is ``stratified_random``, and that is said.
 

@@ -1,4 +1,4 @@
-"""What a result depends on: versions, and the settings of its scores."""
+"""Provenance of a result: versions, and the settings of its scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["score_settings", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of what a result depends on."""
     return {"monai_kwtl": __version__} | {n: importlib.metadata.version(n) for n in ("monai", "torch", "numpy")}
 
 
@@ -25,7 +25,7 @@ def score_settings(
     """Return everything that the scores of an image depend on besides the image itself, as JSON data.
 
     Args:
-        settings: knobs, the hash of the weights, and what computes.
+        settings: options, the hash of the weights, and what computes.
         pool: its hashes count where the statistics of the network are fitted to it.
         device: what computes.
         seed: counts for MC-dropout only.

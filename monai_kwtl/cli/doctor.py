@@ -1,4 +1,4 @@
-"""``kwtl doctor``: whether this installation works, and what to mend."""
+"""``kwtl doctor``: whether this installation works, and what to fix."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _wanted(requirement: Requirement) -> str:
 
 
 def packages() -> list[Finding]:
-    """Whether each package that monai-kwtl needs is there in a version that it takes."""
+    """Check that each package that monai-kwtl needs is installed in a version that it takes."""
     found: dict[str, Finding] = {}
     for requirement in _needed("monai-kwtl"):
         finding, name = _looked_up(requirement), canonicalize_name(requirement.name)
@@ -67,7 +67,7 @@ def packages() -> list[Finding]:
 
 
 def machine() -> list[Finding]:
-    """What computes, and whether results can be written here."""
+    """Report what computes, and whether results can be written here."""
     device = choose_device()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     fast = "bfloat16" if native_bfloat16(device) else "float32 (no native bfloat16)"

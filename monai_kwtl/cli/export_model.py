@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _test_image(dataset_dir: str | None, stride: int) -> tuple[np.ndarray, str]:
-    """A test image, uint8 (H, W), and what it is."""
+    """Return a test image, uint8 (H, W), and what it is."""
     if dataset_dir is None:
         image, _ = simulate("fluorescence", TEST_SIDE, TEST_SIDE, np.random.default_rng(0))
         return image, "simulated"

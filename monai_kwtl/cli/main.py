@@ -37,7 +37,7 @@ STAGES: dict[str, str] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line and exits with status 1, as all of KWTL does."""
+    """Parser that says what is wrong in one line and exits with status 1, as all of KWTL does."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"error: {message} (see {self.prog} --help)\n")
@@ -58,7 +58,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. Errors that the user can mend become one line."""
+    """Run a command; returns the exit status. Errors that the user can fix become one line."""
     wait_asleep()
     from monai_kwtl.bundle.failures import one_line_errors  # these import PyTorch
     from monai_kwtl.inferers.memory import keep_freed_memory

@@ -1,4 +1,4 @@
-"""How the threads that share an operation wait for one another."""
+"""The way that the threads of an operation wait for one another."""
 
 from __future__ import annotations
 

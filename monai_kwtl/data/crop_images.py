@@ -44,7 +44,7 @@ def _plane(values: Any) -> np.ndarray:
 
 
 def _boxes_of(known: np.ndarray) -> list[Box]:
-    """Bounding boxes of the connected parts of a mask."""
+    """Return the bounding boxes of the connected parts of a mask."""
     found = ndimage.find_objects(ndimage.label(known)[0])
     return [Box(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in found]
 

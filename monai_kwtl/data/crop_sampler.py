@@ -1,4 +1,4 @@
-"""Places of training crops drawn so that the labelled pixels in them have a wanted share of foreground."""
+"""Places of training crops drawn so that the labelled pixels in them have a wanted fraction of foreground."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEWEST = 0.1  # of the places, as an effective number, that crops are still spre
 
 
 def matching_chances(foreground: np.ndarray, known: np.ndarray, share: float, fewest: float = FEWEST) -> np.ndarray:
-    """Chances of places, as even as possible, under which the foreground has a wanted share of the known pixels.
+    """Return chances of places, as even as possible, that give the foreground a wanted fraction of the known pixels.
 
     Of all chances q with ``sum q foreground = share * sum q known`` these are nearest to even ones (least
     Kullback-Leibler divergence): ``q_i = exp(a d_i) / sum_j exp(a d_j)`` with ``d_i = foreground_i - share * known_i``,
@@ -63,7 +63,7 @@ class PlaceBank:
     Args:
         draw: gives a place by a generator: number of the image, top row, left column.
         count: gives known foreground pixels and known pixels of a place.
-        share: wanted share of foreground of the known pixels, in (0, 1).
+        share: wanted fraction of foreground of the known pixels, in (0, 1).
         rng: for drawing the places.
         places: how many.
 

@@ -81,7 +81,7 @@ class CropDataset(Dataset):
             :func:`monai_kwtl.utils.distributed.ranks`.
         world_size: number of processes; None asks as well.
         photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.transforms.photometric`.
-        foreground: share of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
+        foreground: fraction of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
             that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.data.PlaceBank` weighs,
             and come as near to it as the labels allow. None draws them as said above.
 
@@ -136,7 +136,7 @@ class CropDataset(Dataset):
         return self.crop_batch(self.start_step + index, self.rank, self.world_size)
 
     def positive_weight(self, weight_range: Sequence[float] = (1.0 / 50.0, 50.0)) -> float:
-        """Known background over known foreground of all images together, clamped; 1 where there is no foreground."""
+        """Return known background over known foreground of all images together, clamped; 1 without foreground."""
         known = [image.label if image.known is None else image.label[image.known] for image in self.images]
         foreground = sum(int(np.count_nonzero(part)) for part in known)
         background = sum(part.size for part in known) - foreground
@@ -159,7 +159,7 @@ class CropDataset(Dataset):
         return {"image": normalize(image), "label": label.float().contiguous(), "known": known.contiguous()}
 
     def _crop(self, step: int, index: int) -> list[np.ndarray]:
-        """Image, label and known pixels of one crop, (size, size) each."""
+        """Return image, label and known pixels of one crop, (size, size) each."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, index)))
         number, y, x = self._place(step, index, rng)
         source, box = self.images[number], Box(x, y, self.size, self.size)
@@ -177,11 +177,11 @@ class CropDataset(Dataset):
         return self.batch_size
 
     def _place(self, step: int, index: int, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Number of the image, top row and left column of a crop."""
+        """Return the number of the image, top row and left column of a crop."""
         return self._any_place(rng) if self.bank is None else self.bank.draw(rng)
 
     def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:
-        """Known foreground pixels and known pixels of a crop."""
+        """Count the known foreground pixels and known pixels of a crop."""
         source, box = self.images[number], Box(x, y, self.size, self.size)
         label = source.label[box.slices]
         if source.known is None:
@@ -265,7 +265,7 @@ class GridCropDataset(CropDataset):
                     yield number, y, x
 
     def _batch_bounds(self, step: int) -> tuple[int, int]:
-        """First crop of a step, and the one after the last, in the order of its epoch."""
+        """Return the first crop of a step, and the one after the last, in the order of its epoch."""
         part, count = step % self.steps_per_epoch, len(self.places)
         return part * count // self.steps_per_epoch, (part + 1) * count // self.steps_per_epoch
 

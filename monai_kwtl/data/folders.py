@@ -16,14 +16,14 @@ __all__ = ["base_name", "find_images"]
 
 
 def base_name(name: str) -> str:
-    """File name without folder and suffix (``.nii.gz`` is one), composed: macOS stores umlauts as two characters."""
+    """Return a file name without folder and suffix (``.nii.gz`` is one), composed: macOS splits umlauts in two."""
     name = os.path.basename(name)
     name = name[:-3] if name.lower().endswith(".nii.gz") else name
     return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
 def _list(folder: Path, what: str, knob: str) -> tuple[list[Path], list[str]]:
-    """Image files of a folder by name, and the suffixes of its other files; hidden files are nowhere."""
+    """List the image files of a folder by name, and the suffixes of its other files; hidden files are left out."""
     try:
         if not folder.exists():
             raise KWTLError(f"there is no folder {folder}: give the folder of the {what} with {knob}.")

@@ -161,7 +161,7 @@ class LoadMicroscopyd(MapTransform):
 
 
 def support_hash(support: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 over images, labels and what is known of them."""
+    """Return a SHA-256 over images, labels and what is known of them."""
     digest = hashlib.sha256()
     for entry in support:
         # surrogateescape: names that are not UTF-8 keep their bytes

@@ -25,7 +25,7 @@ NAMED_AT_MOST = 20  # unreadable images in one message
 
 
 def _memory() -> float:
-    """Bytes of memory that this machine has; infinite where it does not say."""
+    """Return the bytes of memory of this machine; infinite where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -108,7 +108,7 @@ def load_pool(
     with_labels: bool = True,
     knob: str = "--dataset_dir",
 ) -> list[dict[str, Any]]:
-    """The readable images of a data set: :func:`find_images`, then :func:`scan_images`.
+    """Return the readable images of a data set: :func:`find_images`, then :func:`scan_images`.
 
     Args:
         dataset_dir: folder of the images.
@@ -154,6 +154,6 @@ def unlabelled_pool(dataset_dir: str | os.PathLike, test_dir: str | os.PathLike 
 
 
 def pool_hash(items: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 over the hashes of a pool's images and pages, whatever their order or names."""
+    """Return a SHA-256 over the hashes of a pool's images and pages, whatever their order or names."""
     keys = sorted((item["sha256"], item["page"] or 0) for item in items)
     return hashlib.sha256(repr(keys).encode()).hexdigest()

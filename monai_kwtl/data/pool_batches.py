@@ -35,7 +35,7 @@ class PoolPart(NamedTuple):
 def pool_sample(
     items: Sequence[Mapping[str, Any]], limit: int = 32, largest: int = 1536, most: int = 1 << 23
 ) -> list[PoolPart]:
-    """Parts of images spread evenly over a pool, from the first to the last.
+    """Return parts of images spread evenly over a pool, from the first to the last.
 
     Of large images many with a part of each say more than few whole ones. The parts lie in the middle and in the four
     corners in turn, because a field of view is often darker at its rim.
@@ -86,7 +86,7 @@ def _batches(
 
 
 def _read(part: PoolPart, rescale: Sequence[float] | None) -> np.ndarray:
-    """Grey values of a part, uint8 (1, H, W)."""
+    """Read the grey values of a part, uint8 (1, H, W)."""
 
     def along(size: int, share: float) -> slice:
         start = int(share * max(0, size - part.side))

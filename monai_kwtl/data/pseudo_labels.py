@@ -49,7 +49,7 @@ def choose_pseudo_label(
     Args:
         items: the pool; a few images are read to guess the polarity.
         threshold: gamma, of the equalised image, in [0, 255].
-        fraction: expected share of foreground instead, in (0, 1).
+        fraction: expected fraction of foreground instead, in (0, 1).
         polarity: ``dark`` or ``bright`` cells; ``auto``: the side of Otsu's threshold with fewer pixels, over images.
         method: ``equalize``, ``kmeans`` or ``otsu``; ``auto`` is ``equalize`` where a threshold or a fraction is
             given, else ``otsu``.

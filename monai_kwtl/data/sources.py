@@ -110,7 +110,7 @@ def load_sources(
 
 
 def sources_hash(sources: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str]]:
-    """Name of each source, in their order, and SHA-256 over its images and masks."""
+    """Return each source's name, in their order, and SHA-256 over its images and masks."""
     return [(name, support_hash(data)) for name, data in sources.items()]
 
 

@@ -37,7 +37,7 @@ def split_pool_test(
 
     Args:
         items: with ``name`` and ``page``, in any order: it does not matter.
-        test_fraction: share of the test images, in (0, 1). Groups stay whole, so it is met as nearly as they allow;
+        test_fraction: fraction of the test images, in (0, 1). Groups stay whole, so it is met as nearly as they allow;
             each side gets at least one.
         seed: of the draw.
         group: what must stay on one side, patients for example: a function of an item, or a key of the items. None

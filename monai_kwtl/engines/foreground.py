@@ -1,4 +1,4 @@
-"""How much foreground a pool has, by a network's predictions."""
+"""The fraction of foreground of a pool, by a network's predictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def foreground_share(
 ) -> float:
     """Estimate how much of a pool is foreground, as a network predicts it; no label is read.
 
-    It is the share of pixels of probability 0.5 or more, over images spread evenly over the pool, by a copy of the
+    It is the fraction of pixels of probability 0.5 or more, over images spread evenly over the pool, by a copy of the
     network whose batch-norm statistics are fitted to them. The mean probability would be nearer to a half: what the
     network is unsure of counts in it.
 
@@ -76,7 +76,7 @@ def share_for(
     rescale: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
 ) -> float | None:
-    """Estimate the pool's share of foreground for a training stage, with its start weights also where it is resumed.
+    """Estimate the pool's fraction of foreground for a training stage, with its start weights also where it is resumed.
 
     Args:
         foreground_weight: of the stage; ``pool`` needs the share.

@@ -54,7 +54,7 @@ def make_teacher(network: nn.Module, decay: float = 0.99) -> AveragedModel:
 
 
 def consistency_weight(step: int, steps: int, warm_up: int = 0) -> float:
-    """Weight of the unlabelled crops: ``exp(-5 (1 - t / T)^2)``, which rises from nearly 0 to 1 (Tarvainen 2017).
+    """Return the weight of unlabelled crops: ``exp(-5 (1 - t / T)^2)``, rising from nearly 0 to 1 (Tarvainen 2017).
 
     t counts the steps after the warm-up from 1, T is their number: the last step has weight 1.
 
@@ -152,7 +152,7 @@ class MeanTeacherTrainer(TuningTrainer):
         return output
 
     def _consistency(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of the unlabelled crops, and the share of their pixels of which the teacher is sure."""
+        """Return the loss of the unlabelled crops, and the fraction of their pixels of which the teacher is sure."""
         batch = self.unlabelled.crop_batch(step)
         weak, real = (batch[name].to(self.state.device) for name in ("image", "known"))
         target, sure = pseudo_target(self._taught(weak))
@@ -166,7 +166,7 @@ class MeanTeacherTrainer(TuningTrainer):
 
     @torch.no_grad()
     def _taught(self, weak: torch.Tensor) -> torch.Tensor:
-        """The teacher's probability of foreground."""
+        """Predict the teacher's probability of foreground."""
         self.teacher.eval()
         for layer in batch_norm_layers(self.teacher):
             layer.train()  # what it keeps of this goes with the next step of the student

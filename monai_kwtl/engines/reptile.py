@@ -42,7 +42,7 @@ BUFFERS = ("average", "keep")
 
 
 class CropSource(Protocol):
-    """Where a task's crops come from, such as ``monai_kwtl.data.CropDataset``: a pure function of the meta-epoch."""
+    """Source of a task's crops, such as ``monai_kwtl.data.CropDataset``: a pure function of the meta-epoch."""
 
     def crop_batch(self, step: int) -> Any:
         """Return the batch of a meta-epoch, counted from 0: what ``prepare_batch`` takes, and the pixels ``known``."""
@@ -249,7 +249,7 @@ class ReptileTrainer(Trainer):
 
     @torch.no_grad()
     def _iou(self, inputs: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> float:
-        """IoU of the foreground over the known pixels of all crops together, with their own batch statistics."""
+        """Return the foreground IoU over the known pixels of all crops together, with their own batch statistics."""
         self.network.eval()
         for layer in batch_norm_layers(self.network):
             layer.train()
@@ -259,7 +259,7 @@ class ReptileTrainer(Trainer):
 
 
 def network_state(network: nn.Module, buffers: bool = True) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a network by name, each once; the tensors themselves, detached, not copies."""
+    """Return the parameters and buffers of a network by name, each once: the tensors, detached, not copies."""
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return state | dict(network.named_buffers()) if buffers else state
 
@@ -272,12 +272,12 @@ def restore(state: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor
 
 
 def floats_in_a_row(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """All floating-point values of a state, float64: their sum over tasks hardly depends on the order."""
+    """Return all floating-point values of a state, float64: their sum over tasks hardly depends on the order."""
     return torch.cat([t.double().reshape(-1) for t in state.values() if t.is_floating_point()])
 
 
 def counters_in_a_row(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """All integer values of a state, int64, such as the number of batches that a batch-norm layer has seen."""
+    """Return all integer values of a state, int64, such as the number of batches that a batch-norm layer has seen."""
     counters = [t.long().reshape(-1) for t in state.values() if not t.is_floating_point()]
     return torch.cat(counters) if counters else torch.zeros(0, dtype=torch.long)
 

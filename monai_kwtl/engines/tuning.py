@@ -1,4 +1,4 @@
-"""What the training stages share: where they write, and how they continue."""
+"""Functions shared by the training stages: where they write, and how they continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions to annotation tools and bioimage.io, masks back."""
+"""Regions out to annotation tools, masks back in, and networks out to bioimage.io."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What annotators are given and hand in, which of it counts, and what is done where two annotated one region."""
+"""Regions handed out and annotations handed in, and the choice where two annotated one region."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGEST_TREE = 100_000  # files looked at below a work folder
 
 @dataclass(frozen=True)
 class Handout:
-    """What is handed to an annotator.
+    """Regions for an annotator, with their names, crops and predictions.
 
     Args:
         regions: of a selection, by rank.
@@ -64,7 +64,7 @@ class Annotation:
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder by name, without hidden ones; links to folders are not followed.
+    """List the files below a folder by name, without hidden ones; links to folders are not followed.
 
     Raises:
         KWTLError: when the folder cannot be read, or holds more than any export.
@@ -89,7 +89,7 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def inner_name(name: Any, path: Path) -> str:
-    """The last part of a file name that a file tells, if it does not lead anywhere else.
+    """Return the last part of a file name that a file tells, if it does not lead anywhere else.
 
     Raises:
         KWTLError: for a name that is absolute, holds "..", or is no text.

@@ -68,7 +68,7 @@ def check_about(name: str, authors: Sequence[str], licence: str) -> None:
 
 
 def predict(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    """Probabilities as the inference stage computes them, in float32, without fitting the statistics anew.
+    """Predict probabilities as the inference stage does, in float32, without fitting the statistics anew.
 
     Args:
         network: in any mode; left in evaluation mode.
@@ -83,7 +83,7 @@ def predict(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 
 
 def torchscript(network: torch.nn.Module) -> bytes:
-    """The network as TorchScript that takes images of any size.
+    """Return the network as TorchScript that takes images of any size.
 
     What TorchScript keeps for debugging, such as the paths of the sources on this machine, is left out.
 
@@ -108,7 +108,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _cover(image: np.ndarray, probability: np.ndarray) -> bytes:
-    """The test image beside its prediction, as bioimage.io likes covers: twice as wide as high."""
+    """Draw the test image beside its prediction, as bioimage.io likes covers: twice as wide as high."""
     halves = [image, np.rint(probability * 255).astype(np.uint8)]
     pictures = [Image.fromarray(half).resize((TEST_SIDE, TEST_SIDE), Image.Resampling.BICUBIC) for half in halves]
     buffer = io.BytesIO()
@@ -125,7 +125,7 @@ def _axes(channel: str, sides: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tensors(stride: int) -> dict[str, Any]:
-    """Input and output as rdf.yaml describes them; their test tensors are missing."""
+    """Describe input and output as rdf.yaml does; their test tensors are missing."""
     size = {"size": {"min": MIN_SIDE, "step": stride}}
     same = {axis: {"size": {"tensor_id": "image", "axis_id": axis}, "halo": HALO} for axis in "yx"}
     return {
@@ -260,6 +260,6 @@ def write_model_package(
 
 
 def _environment() -> bytes:
-    """What the state dict needs, as conda writes it."""
+    """Write the environment that the state dict needs, in conda's format."""
     pip = [f"torch=={torch.__version__.split('+')[0]}", f"monai=={version('monai')}"]
     return yaml.safe_dump({"channels": ["conda-forge"], "dependencies": ["python>=3.10", "pip", {"pip": pip}]}).encode()

@@ -44,7 +44,7 @@ MEND = "export the annotations again as COCO 1.0"
 
 
 def encode_counts(mask: np.ndarray) -> list[int]:
-    """Run lengths of a mask as COCO has them: down the columns, background first.
+    """Encode a mask as COCO's run lengths: down the columns, background first.
 
     Args:
         mask: bool (H, W).
@@ -59,7 +59,7 @@ def encode_counts(mask: np.ndarray) -> list[int]:
 
 
 def decode_counts(counts: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
-    """The mask of run lengths.
+    """Decode run lengths to a mask.
 
     Args:
         counts: as :func:`encode_counts` gives them.
@@ -81,7 +81,7 @@ def decode_counts(counts: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
 
 
 def unpack_counts(text: str) -> list[int]:
-    """Run lengths of COCO's compressed form, a text.
+    """Decode run lengths from COCO's compressed form, a text.
 
     Each number is in pieces of five bits, lowest first, 48 added to make it a character; the sixth bit says that
     another piece follows, the highest bit of the last piece is the sign. From the fourth number on, what stands there
@@ -143,7 +143,7 @@ def write_cvat(folder: Path, handout: Handout) -> None:
 
 
 def _cells(labels: np.ndarray) -> list[dict[str, Any]]:
-    """COCO knows no holes in polygons: cells with holes are run lengths."""
+    """Return the cells of a mask as COCO annotations; those with holes as run lengths, as polygons have none."""
     cells = []
     for number, polygon in enumerate(mask_polygons(labels), start=1):
         left, top, right, bottom = polygon.bounds
@@ -305,7 +305,7 @@ def _paint_cell(canvas: Canvas, entry: Mapping[str, Any]) -> bool:
 
 
 def rings_of(entry: Mapping[str, Any]) -> list[np.ndarray]:
-    """The outlines of an annotation: its polygons, else its ``bbox``, each float64 (N, 2); of run lengths none.
+    """Return the outlines of an annotation: its polygons, else its ``bbox``, float64 (N, 2); none of run lengths.
 
     Raises:
         ValueError: one line, for what is neither.

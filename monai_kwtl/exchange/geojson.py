@@ -60,7 +60,7 @@ def write_qupath(folder: Path, handout: Handout) -> None:
 
 
 def _outlines(predictions: Iterable[tuple[Region, np.ndarray]]) -> Iterator[dict[str, Any]]:
-    """The predicted cells of an image; where regions overlap, one outline each, not one a region."""
+    """Yield the predicted cells of an image; where regions overlap, one outline each, not one a region."""
     drawn: dict[int | None, list[BaseGeometry]] = defaultdict(list)
     done: dict[int | None, list[BaseGeometry]] = defaultdict(list)
     for region, labels in predictions:

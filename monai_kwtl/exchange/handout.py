@@ -37,7 +37,7 @@ FORMAT = "kwtl-export/1"
 
 
 class Tool(NamedTuple):
-    """How a tool is written for and read, and what its user does."""
+    """Writer and reader of an annotation tool, and what its user does."""
 
     write: Callable[[Path, Handout], None]
     read: Callable[[Path, Sequence[Region], Sequence[str]], list[Annotation]]
@@ -188,7 +188,7 @@ def _crops(
 
 
 class Imported(NamedTuple):
-    """What an import did.
+    """Result of an import.
 
     Args:
         regions: of the selection.
@@ -252,7 +252,7 @@ def import_regions(
 
 
 def _dataset_of(folder: Path) -> str | None:
-    """The folder of images that the export was told of, where it still says so."""
+    """Return the folder of images that the export noted, where it still says so."""
     try:
         note = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

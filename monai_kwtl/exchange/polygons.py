@@ -33,7 +33,7 @@ _AT_ONCE = 1 << 16  # crossings of edges and pixel rows that are worked out toge
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The horizontal runs of a mask.
+    """Return the horizontal runs of a mask.
 
     Args:
         mask: bool (H, W).
@@ -47,7 +47,7 @@ def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def number_objects(mask: np.ndarray) -> np.ndarray:
-    """Number the objects of a mask.
+    """Give each object of a mask a number.
 
     Args:
         mask: (H, W); of truth values or 0 and one other value: objects are what holds together by pixel edges. Of
@@ -65,7 +65,7 @@ def number_objects(mask: np.ndarray) -> np.ndarray:
 
 
 def mask_polygons(labels: np.ndarray, x: int = 0, y: int = 0) -> list[BaseGeometry]:
-    """The outline of each object, along pixel edges: (0, 0) is the top left corner of the top left pixel.
+    """Return each object's outline along pixel edges: (0, 0) is the top left corner of the top left pixel.
 
     Args:
         labels: objects 1 to n, (H, W), as from :func:`number_objects`.
@@ -116,7 +116,7 @@ def ring_arrays(rings: Iterable[Any]) -> list[np.ndarray]:
 
 
 def _spans(ring: np.ndarray, height: int) -> tuple[np.ndarray, ...]:
-    """Edges of a closed ring from top to bottom: x0, y0, x1, y1, first row and row after the last, which way it goes.
+    """Return a ring's edges from top to bottom: x0, y0, x1, y1, first row, row after the last, which way it goes.
 
     From top to bottom, so that two outlines that share an edge compute the same crossings.
     """
@@ -132,7 +132,7 @@ def _closed(ring: np.ndarray) -> np.ndarray:
 
 
 def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice, np.ndarray] | None:
-    """Rows and columns of a mask, and which pixels there have their centre inside a ring: it goes round them."""
+    """Return rows and columns of a mask, and which pixels there have their centre inside a ring."""
     x0, y0, x1, y1, first, last, way = _spans(_closed(ring), height)
     counts = last - first
     crossed = np.flatnonzero(counts)

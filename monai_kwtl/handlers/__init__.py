@@ -1,4 +1,4 @@
-"""What happens while an engine runs: save, log, validate, resume, fit batch norm."""
+"""Handlers of engines: they save, log, validate, resume and fit batch norm."""
 
 import lazy_loader
 

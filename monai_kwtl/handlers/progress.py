@@ -1,4 +1,4 @@
-"""How far an engine is, on a terminal or in a log."""
+"""Progress of an engine, on a terminal or in a log."""
 
 from __future__ import annotations
 

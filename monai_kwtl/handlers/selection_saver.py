@@ -145,7 +145,7 @@ class SelectionSaver:
         self.store.put(engine.state.batch, engine.state.output["pred"])
 
     def _finish(self, engine: Engine) -> None:
-        """Select; where nothing was scored now, the views are not drawn for pictures alone."""
+        """Select regions; where nothing was scored now, the views are not drawn for pictures alone."""
         selection = self.output_dir / "selection.json"
         if self.noted_in is not None:
             expect_selection(self.noted_in, selection)
@@ -154,7 +154,7 @@ class SelectionSaver:
             note_selection(self.noted_in, selection)
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
-        """Select, write every file and log the table of regions and the cost.
+        """Select regions, write every file, and log the table of regions and the cost.
 
         Of several processes all call it: when each has scored its images, the first one selects.
 

@@ -1,4 +1,4 @@
-"""A network over an image of any size."""
+"""Inference over images of any size."""
 
 import lazy_loader
 

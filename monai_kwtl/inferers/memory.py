@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def freed_memory_is_kept() -> bool:
-    """Whether :func:`keep_freed_memory` has been called in this process, and was of use."""
+    """Return True if :func:`keep_freed_memory` has been called in this process, and was of use."""
     return keep_freed_memory.cache_info().currsize > 0 and keep_freed_memory()
 
 
@@ -65,7 +65,7 @@ def _usual_tile(device: torch.device | str) -> int:
 def tile_within(
     max_memory: float | None = None, device: torch.device | str = "cpu", halo: int = 24, tile: int | None = None
 ) -> int:
-    """Side of the largest tile with which scoring images by FCRN keeps within a budget of memory.
+    """Return the side of the largest tile with which scoring by FCRN keeps within a budget of memory.
 
     Args:
         max_memory: GiB that the whole process, on CUDA also its part of the GPU, may take, from 0.8 on; None: as much

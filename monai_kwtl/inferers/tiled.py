@@ -22,7 +22,7 @@ LARGEST_WHOLE = 1 << 23  # pixels of an image that a network which cannot be til
 
 
 def stride_of(network: nn.Module, stride: int | None = None) -> int:
-    """What image sides must be a multiple of: ``stride`` if given, else what the network says, else 16."""
+    """Return the multiple that image sides must be: ``stride`` if given, else the network's own, else 16."""
     return stride or int(getattr(network, "stride", 16))
 
 
@@ -107,7 +107,7 @@ class TiledInferer(Inferer):
             return network(padded, *args, **kwargs)
 
     def uses_amp(self, device: torch.device | str) -> bool:
-        """Whether the network runs under bfloat16 autocast on a device."""
+        """Return True if the network runs under bfloat16 autocast on a device."""
         return native_bfloat16(device) if self.amp is None else self.amp
 
     def arithmetic(self, device: torch.device | str) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Whether a network may be run in tiles, found out by its output: a part of an image against the whole."""
+"""Test of a network's output that says whether it may run in tiles: a part of an image against the whole."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _search(network: Callable, stride: int, device: torch.device | str) -> int |
 
 
 def _input_of(network: Callable) -> tuple[int, torch.dtype]:
-    """Channels and type of what a network takes, by its first convolution."""
+    """Return the channels and type of a network's input, by its first convolution."""
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     weight = next((each for each in parameters if each.dim() == 4), None)
     return (1, torch.float32) if weight is None else (weight.shape[1], weight.dtype)

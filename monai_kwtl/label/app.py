@@ -63,20 +63,20 @@ class KWTLApp(MONAILabelApp):
         )
 
     def init_datastore(self) -> KWTLDatastore:
-        """The images and labels, for one thread at a time."""
+        """Make the datastore of images and labels, for one thread at a time."""
         return KWTLDatastore(self.images, self.sidecar, server_settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
 
     def init_infers(self) -> dict[str, Any]:
-        """The segmenter."""
+        """Make the segmenter."""
         return {MODEL: KWTLInfer(self.kwtl, self.images, self.models)}
 
     def init_trainers(self) -> dict[str, Any]:
-        """Support fine-tuning."""
+        """Make the task of support fine-tuning."""
         parts = self.kwtl, self.images, self.sidecar, self.models
         return {MODEL: KWTLTrain(*parts, list(self.scorings.values()), self.app_dir)}
 
     def init_strategies(self) -> dict[str, Any]:
-        """A strategy for each scoring method, and random choice."""
+        """Make a strategy for each scoring method, and random choice."""
         parts = self.kwtl, self.images, self.sidecar
         strategies: dict[str, Any] = {method: KWTLStrategy(one, *parts) for method, one in self.scorings.items()}
         strategies["random"] = KWTLStrategy(None, *parts)
@@ -85,7 +85,7 @@ class KWTLApp(MONAILabelApp):
         return strategies
 
     def init_scoring_methods(self) -> dict[str, Any]:
-        """The scoring methods; MONAI Label's own as well where the setting ``epistemic`` asks for it."""
+        """Make the scoring methods; MONAI Label's own as well where the setting ``epistemic`` asks for it."""
         methods: dict[str, Any] = dict(self.scorings)
         if self.kwtl.epistemic:
             methods["epistemic"] = EpistemicScoring(epistemic_infer(self.kwtl, self.images, self.models))
@@ -121,7 +121,7 @@ class KWTLApp(MONAILabelApp):
 
     @staticmethod
     def _is_upload(image: Any) -> bool:
-        """Whether this is a temporary file that the server has just made of an upload; no other path is read."""
+        """Return True for a temporary file that the server has just made of an upload; no other path is read."""
         path = Path(str(image))
         return path.is_absolute() and path.parent == Path(tempfile.gettempdir()) and path.name.startswith("tmp")
 
@@ -143,7 +143,7 @@ class KWTLApp(MONAILabelApp):
         return super().train(request)
 
     def bundle_path(self, model: str | None) -> None:
-        """None: there are no bundles here. MONAI Label asks before it queues a task, so it is refused in time."""
+        """Return None, there are no bundles. MONAI Label asks before it queues a task, so it is refused in time."""
         if model is not None:
             self._known(model, self._infers, "model")
 
@@ -153,7 +153,7 @@ class KWTLApp(MONAILabelApp):
         return super().next_sample(request)
 
     def model_file(self, model: str, validate: bool = True) -> str | None:
-        """The weights in use, for download; they cannot be replaced by an upload, which nothing has checked."""
+        """Return the weights in use, for download; an upload, which nothing has checked, cannot replace them."""
         self._known(model, self._infers, "model")
         if not validate:
             raise refuse(403, "weights cannot be uploaded: start the server with --model, or train.")
@@ -171,7 +171,7 @@ class KWTLApp(MONAILabelApp):
             self.async_scoring("kwtl")
 
     def kwtl_unscored(self) -> int:
-        """How many images (pages) have no scores of the weights in use."""
+        """Count the images (pages) without scores of the weights in use."""
         with answered():
             items = unlabelled(self.images, self.sidecar)
             return len(self.sidecar.unscored(self.scorings["kwtl"].scoring(), items))

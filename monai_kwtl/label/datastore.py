@@ -47,7 +47,7 @@ HINT = "make room, or mend its permissions."
 
 
 def _one_at_a_time(name: str) -> Any:
-    """MONAI Label's method of that name, with the other threads waiting: none is made for several."""
+    """Wrap MONAI Label's method of that name, with the other threads waiting: none is made for several."""
     inherited = getattr(LocalDatastore, name)
 
     @functools.wraps(inherited)
@@ -163,7 +163,7 @@ class KWTLDatastore(LocalDatastore):
             super().update_image_info(image_id, info)
 
     def _complete(self) -> tuple[set[str], set[str]]:
-        """Ids of the images that are wholly labelled, and of those that are in part."""
+        """Return the ids of the images that are wholly labelled, and of those that are in part."""
         try:
             items, known = self.studies.items(), self.sidecar.known()
         except KWTLError:  # no image can be read
@@ -174,17 +174,17 @@ class KWTLDatastore(LocalDatastore):
         return begun - left, begun & left
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The images that are wholly labelled."""
+        """Return the images that are wholly labelled."""
         complete = self._complete()[0]
         return [identity for identity in self.list_images() if identity in complete]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """The images of which something is left to label."""
+        """Return the images of which something is left to label."""
         complete = self._complete()[0]
         return [identity for identity in self.list_images() if identity not in complete]
 
     def status(self) -> dict[str, Any]:
-        """How many images there are, are ``completed``, are labelled ``in_part``, and which are ``unreadable``."""
+        """Count the images: all, ``completed``, labelled ``in_part``; and name those that are ``unreadable``."""
         self.settle()
         complete, begun = self._complete()
         with self._guard:
@@ -202,7 +202,7 @@ class KWTLDatastore(LocalDatastore):
         return Path(self._datastore.label_path(tag))
 
     def _masks(self, tag: str) -> dict[str, list[Path]]:
-        """{id: the masks of an image under a tag}; more than one only until :meth:`settle` has seen it."""
+        """Return {id: the masks of an image under a tag}; more than one only until :meth:`settle` has seen it."""
         folder, found = self._folder(tag), defaultdict(list)
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
         for name in names:
@@ -212,7 +212,7 @@ class KWTLDatastore(LocalDatastore):
         return found
 
     def label_file(self, image_id: str, tag: str = FINAL) -> Path | None:
-        """The mask of an image under a tag; None where there is none."""
+        """Return the mask of an image under a tag; None where there is none."""
         return next(iter(self._masks(tag).get(image_id, [])), None)
 
     def _version(self, label: Kept) -> Path:
@@ -220,7 +220,7 @@ class KWTLDatastore(LocalDatastore):
         return folder / f"{label.version:06d}_{label.sha256[:16]}{label.suffix}"
 
     def _versions(self, identity: str, tag: str) -> dict[Path, tuple[int, str]]:
-        """{file: number and begin of the SHA-256} of the versions that are kept of a label."""
+        """Return {file: number and begin of the SHA-256} of the versions that are kept of a label."""
         folder, found = self.studies.folder / VERSIONS / tag / identity, {}
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             number, _, rest = path.name.partition("_")
@@ -387,7 +387,7 @@ class KWTLDatastore(LocalDatastore):
 
     @staticmethod
     def _state(kept: Kept | None, there: Sequence[Path]) -> tuple:
-        """What :meth:`_agree` depends on, but for the content of files, which change with their time or size."""
+        """Return what :meth:`_agree` depends on, but for the content of files, which change with their time or size."""
         files = []
         for path in there:
             try:
@@ -410,7 +410,7 @@ class KWTLDatastore(LocalDatastore):
     def _compared(
         self, identity: str, tag: str, kept: Kept | None, there: list[Path], said: dict[str, list[str]]
     ) -> bool:
-        """Whether a label agrees; where not, something was done about it, and it is to be looked at again."""
+        """Return True if a label agrees; where not, something was done about it, and it is to be looked at again."""
         say = lambda what: said.setdefault(what, []).append(f"{tag}/{identity}")  # noqa: E731
         if kept is not None and not kept.placed:
             self._place(identity, tag)
@@ -504,7 +504,7 @@ class KWTLDatastore(LocalDatastore):
             os.replace(path, target)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Images and labels as a ZIP."""
+        """Return images and labels as a ZIP."""
         if not self.datalist():
             raise refuse(404, "nothing is labelled yet, so that there is nothing to put into an archive.")
         return super().get_dataset_archive(limit_cases)

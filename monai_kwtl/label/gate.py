@@ -1,4 +1,4 @@
-"""Who may call the label server, and with how much: in front of everything else, for every call."""
+"""Access to the label server and limits on requests: in front of everything else, for every call."""
 
 from __future__ import annotations
 

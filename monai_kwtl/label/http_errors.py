@@ -17,7 +17,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def refuse(status: int, sentence: str) -> HTTPException:
-    """The exception that FastAPI answers with a status and ``{"detail": sentence}``."""
+    """Return the exception that FastAPI answers with a status and ``{"detail": sentence}``."""
     logger.warning(f"answered {status}: {sentence}")
     return HTTPException(status, sentence)
 

@@ -233,7 +233,7 @@ def _pool(module: str, values: Values) -> ThreadPoolExecutor:
 
 
 def _upload_names(values: Values) -> None:
-    """Leave of the names of uploads what can be part of a path."""
+    """Keep the parts of uploads' names that can be part of a path."""
     for value in values.values():
         if isinstance(value, UploadFile) and value.filename:
             name = Path(value.filename.replace("\\", "/")).name
@@ -277,7 +277,7 @@ def _is_temporary(path: str | os.PathLike) -> bool:
 
 
 def _offered(route: APIRoute, module: str, method: str) -> Callable[..., Any]:
-    """The endpoint of a call: checks it, and works in a thread of the right pool."""
+    """Make the endpoint of a call: it checks the call, and works in a thread of the right pool."""
     endpoint, check = route.endpoint, CHECKS.get((method, route.path))
 
     async def answer(**values: Any) -> Any:

@@ -25,7 +25,7 @@ _SERVERS_OWN = {"server_mode", "name", "models"}  # keys of MONAI Label's conf t
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How regions are scored, given out and trained on; the bundle's configs explain most of it."""
+    """Settings of scoring, giving out regions and training; the bundle's configs explain most of them."""
 
     measure: str = "soft"
     views: str = "intensity"
@@ -48,13 +48,13 @@ class LabelSettings:
     epistemic: bool = False
 
     def training(self) -> dict[str, Any]:
-        """Those that ``train.json`` has as well."""
+        """Return those that ``train.json`` has as well."""
         names = ("steps", "crop", "batch_size", "learning_rate", "held_out", "rescale", "device", "amp", "seed")
         return {name: getattr(self, name) for name in names}
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
-    """A value in the type of its default; those of ``--conf`` are text."""
+    """Return a value in the type of its default; those of ``--conf`` are text."""
     check_data(value, f"the setting {name}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise KWTLError(f"the setting {name} must be one of {', '.join(_CHOICES[name])}, got {str(value)[:40]!r}.")

@@ -1,4 +1,4 @@
-"""FCRN, its weights, its batch norm, and how it runs faster."""
+"""FCRN and the choice of other networks; weights, batch norm, device and arithmetic."""
 
 import lazy_loader
 

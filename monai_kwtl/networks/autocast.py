@@ -15,7 +15,7 @@ __all__ = ["AutocastInferer", "autocast_choice", "native_bfloat16"]
 
 
 def native_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device multiplies bfloat16 natively, and so faster than float32.
+    """Return True if a device multiplies bfloat16 natively, and so faster than float32.
 
     That is CUDA from compute capability 8, and CPUs with AVX512-BF16 or AMX, where ``ONEDNN_MAX_CPU_ISA`` does not
     forbid them; elsewhere bfloat16 is emulated.

@@ -1,4 +1,4 @@
-"""Which network weights belong to: written beside them as a note, and built again from it, out of a closed list."""
+"""The network that weights belong to: written beside them as a note, and built from it, out of a closed list."""
 
 from __future__ import annotations
 

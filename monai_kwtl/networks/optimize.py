@@ -62,7 +62,7 @@ def _fused(layer: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.
 
 @lru_cache(maxsize=8)
 def _offered(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch and this processor have both calls, found out by trying: they are not public."""
+    """Return True if PyTorch and this processor have both calls, found out by trying: they are not public."""
     if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
         return False
     x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8).to(dtype)

@@ -31,7 +31,7 @@ def data_parallel(network: nn.Module) -> nn.Module:
 
 
 def unwrap(network: Any) -> Any:
-    """The network inside a ``DistributedDataParallel``; anything else as it is."""
+    """Return the network inside a ``DistributedDataParallel``; anything else as it is."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 

@@ -1,4 +1,4 @@
-"""What a device computes with: the instruction set that the libraries below PyTorch use."""
+"""The arithmetic of a device: the instruction set that the libraries below PyTorch use."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None, device: tor
 
 
 def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the tensors of a state dict that hold NaN or infinity."""
+    """Return the names of the tensors of a state dict that hold NaN or infinity."""
     return [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
 
 

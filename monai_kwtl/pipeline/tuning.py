@@ -154,7 +154,7 @@ def tune(
         support: as :func:`monai_kwtl.project.support_set.read_support` gives it.
         pool: the images that the network is for; wanted for ``adapt_norm``, ``foreground_weight="pool"``,
             ``match_foreground`` and ``semi_supervised``.
-        held_out: share of the labelled images that the best step is chosen by, of five images or more.
+        held_out: fraction of the labelled images that the best step is chosen by, of five images or more.
         validate_every: as of :func:`fit`.
         loss: ``dice_bce`` or ``weighted``.
         foreground_weight: as of :func:`monai_kwtl.losses.loss_function`.
@@ -164,7 +164,7 @@ def tune(
         step: pixels between crops of the schedule ``paper``.
         crop: side of a crop, in pixels.
         photometric: whether grey values are changed at random.
-        match_foreground: whether crops are drawn with the share of foreground that the pool has.
+        match_foreground: whether crops are drawn with the fraction of foreground that the pool has.
         batch_size: crops of a step.
         learning_rate: of Adam.
         falling_rate: as of :func:`fit`.
@@ -252,7 +252,7 @@ def pretext(
         network: with the start weights, on its device.
         pool: the images.
         threshold: as of :func:`monai_kwtl.data.pseudo_labels.choose_pseudo_label`, like the next four.
-        fraction: expected share of foreground.
+        fraction: expected fraction of foreground.
         polarity: ``dark``, ``bright`` or ``auto``.
         method: ``equalize``, ``kmeans``, ``otsu`` or ``auto``.
         iterations: dilations.

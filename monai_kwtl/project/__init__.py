@@ -1,4 +1,4 @@
-"""The files of a labelling project: what was chosen, what came back, which model came of it."""
+"""Files of a labelling project: regions chosen, masks drawn, models trained."""
 
 import lazy_loader
 

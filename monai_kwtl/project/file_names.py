@@ -22,7 +22,7 @@ def _safe(text: str) -> str:
 
 
 def safe_stems(names: Iterable[str]) -> dict[str, str]:
-    """A file name stem for each image name, unique on every file system.
+    """Return a file name stem for each image name, unique on every file system.
 
     ``images/03.png`` becomes ``03``; where two images share a stem (``03.png`` and ``03.tif``) the later one, by name,
     becomes ``03_tif``. Characters that Windows refuses turn into underscores, very long names are cut.
@@ -45,7 +45,7 @@ def safe_stems(names: Iterable[str]) -> dict[str, str]:
 
 
 def region_file_names(regions: Iterable[Region]) -> list[str]:
-    """File names of the crops of a selection, in its order: ``003_<image stem>[_p<page>]_x<x>_y<y>.png``.
+    """Return the file names of a selection's crops, in its order: ``003_<image stem>[_p<page>]_x<x>_y<y>.png``.
 
     Args:
         regions: all regions of one selection (the names depend on all of them).
@@ -63,7 +63,7 @@ def region_file_names(regions: Iterable[Region]) -> list[str]:
 
 
 def mask_file_names(items: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int | None], str]:
-    """File name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
+    """Return the file name of each item's mask: ``<image stem>.png``, for pages ``<image stem>_p<page>.png``.
 
     A page whose name is that of another image (``a.tif``, page 0, beside ``a_p0.png``) gets a number behind it.
 

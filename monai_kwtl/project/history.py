@@ -46,7 +46,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def expect_selection(dataset: str | os.PathLike, selection: str | os.PathLike) -> None:
-    """Remember, before a selection is written, that it is to be noted, also where its process dies before it has.
+    """Remember a selection before it is written, so that it is noted even where its process dies.
 
     Args:
         dataset: folder of the images.
@@ -105,7 +105,7 @@ def note_missed(dataset: str | os.PathLike) -> None:
 
 
 def mask_facts(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> dict[str, Any]:
-    """What is noted of the masks of a round: how many there are, of how many pixels, and how much is foreground."""
+    """Return the number of masks of a round, their pixels, and their fraction of foreground."""
     records = list(records)
     masks = [read_label({"label": str(Path(folder, record.mask))}) for record in records]
     pixels = sum(mask.size for mask in masks)
@@ -232,7 +232,7 @@ class TrainingNote:
 
 
 def curve_of(dataset: str | os.PathLike) -> list[dict[str, Any]]:
-    """:func:`curve` of what a folder of images notes; none, where that cannot be read."""
+    """Return the :func:`curve` of a folder's project; empty where the project cannot be read."""
     try:
         return curve(read_project(dataset))
     except KWTLError as error:
@@ -241,7 +241,7 @@ def curve_of(dataset: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """The rounds as a curve: labelled regions and pixels up to each, and the IoU on what was held out, or None."""
+    """Return the learning curve of the rounds: labelled regions and pixels up to each, and the held-out IoU or None."""
     points, regions, pixels = [], 0, 0
     for entry in rounds:
         masks, model = entry["masks"] or {}, entry["model"] or {}

@@ -40,7 +40,7 @@ class MaskRecord:
 
 
 def has_record(folder: str | os.PathLike | None) -> bool:
-    """Whether a folder of masks says itself which regions they are of."""
+    """Return True if a folder of masks has a record of their regions."""
     return folder is not None and Path(folder, RECORD_NAME).is_file()
 
 

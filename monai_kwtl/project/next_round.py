@@ -38,7 +38,7 @@ def taken_regions(
     dataset: str | os.PathLike | None = None,
     rewritten: str | os.PathLike | None = None,
 ) -> list[Region]:
-    """What a selection leaves out: regions that are labelled, or were handed out in an earlier round.
+    """Return the regions that a selection leaves out: labelled, or handed out in an earlier round.
 
     Only the names of masks and the note of ``kwtl import`` are looked at, never a pixel of a mask.
 
@@ -174,7 +174,7 @@ def starting_weights(
     selection: str | os.PathLike | None,
     own: str,
 ) -> str:
-    """The weights that a training on masks begins with: those that pretext tuning left for these images, where it did.
+    """Return the start weights of training: those that pretext tuning left for these images, where it did.
 
     They are looked for beside the selection that the masks are of (``pretext/model.pt``), beside the selections of
     ``project.json``, first to last, and beside the output folder. Weights of another pool are passed over.

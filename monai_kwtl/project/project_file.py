@@ -46,12 +46,12 @@ Round = dict[str, Any]
 
 
 def now() -> str:
-    """The time as the file holds it: UTC, to the second."""
+    """Return the time as the file holds it: UTC, to the second."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def relative(path: str | os.PathLike, folder: str | os.PathLike) -> str:
-    """A path as the file holds it: from the folder of the images, so that both may be moved together."""
+    """Return a path relative to the folder of the images, as the file holds it, so that both may be moved together."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive
@@ -139,7 +139,7 @@ def check_noted(folder: str | os.PathLike) -> bool:
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether a folder is meant to be written to; the superuser could in any case."""
+    """Return True if a folder is meant to be written to; the superuser could in any case."""
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 

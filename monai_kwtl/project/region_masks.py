@@ -23,7 +23,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def labelled_regions(selection: Mapping[str, Any] | None, masks_dir: str | Path) -> list[tuple[Region, str]] | None:
-    """The regions that masks are looked for, each with the base name of its mask; no mask is opened.
+    """Return the regions that need masks, each with the base name of its mask; no mask is opened.
 
     Args:
         selection: as from ``read_selection``; None asks the folder itself, see :mod:`monai_kwtl.project.mask_index`.
@@ -100,7 +100,7 @@ def read_region_masks(
 
 
 def _stem(name: str) -> str:
-    """Base name without suffix; ``.nii.gz`` is one."""
+    """Return the base name without suffix; ``.nii.gz`` is one."""
     name = PurePosixPath(name).name
     return PurePosixPath(name[:-3] if name.lower().endswith(".nii.gz") else name).stem
 
@@ -166,7 +166,7 @@ class MaskFolder:
             self.owners[_stem(item["name"])].add(item["name"])
 
     def read(self, stem: str, shape: tuple[int, int], what: str, page: int | None = None) -> np.ndarray | None:
-        """The mask with this base name, uint8 0 or 1, (H, W); None where there is no such file."""
+        """Return the mask with this base name, uint8 0 or 1, (H, W); None where there is no such file."""
         paths = self.paths.get(stem, [])
         if not paths:
             return None
@@ -182,13 +182,13 @@ class MaskFolder:
         return label.reshape(shape)
 
     def names_image(self, item: Mapping) -> bool:
-        """Whether a mask here has the name of an image; the mask is not opened."""
+        """Return True if a mask has the name of an image; the mask is not opened."""
         stem, page = _stem(item["name"]), item.get("page")
         names = [stem, stem[:-4] if stem.lower().endswith(".ome") else stem]
         return any(name in self.paths for name in [*names, *([] if page is None else [f"{stem}_p{page}"])])
 
     def of_image(self, item: Mapping) -> dict[str, Any] | None:
-        """The entry of an image by its whole-image mask: of its page, of its file, or without the ``.ome``."""
+        """Return the entry of an image by its whole-image mask: of its page, of its file, or without the ``.ome``."""
         stem, page, what = _stem(item["name"]), item.get("page"), repr(item["name"])
         shape = item["height"], item["width"]
         label = None if page is None else self.read(f"{stem}_p{page}", shape, what)
@@ -203,7 +203,7 @@ class MaskFolder:
 
 
 def _selected_regions(item: Mapping, members: list, masks: MaskFolder) -> tuple[dict[str, Any] | None, int]:
-    """The entry of one image, and how many of its regions have a mask."""
+    """Return the entry of one image, and how many of its regions have a mask."""
     if not members:
         return None, 0
     whole = masks.of_image(item)

@@ -23,12 +23,12 @@ SCHEMA = Path(__file__).with_name("selection.schema.json")
 
 
 def round_number(value: float) -> float:
-    """A float with nine significant digits: beyond float32's precision, below the noise of summation order."""
+    """Round to nine significant digits: beyond float32's precision, below the noise of summation order."""
     return float(f"{float(value):.9g}")
 
 
 def portable(value: Any) -> Any:
-    """Plain JSON data that does not depend on the machine: sorted keys, rounded floats, no absolute paths.
+    """Return plain JSON data that does not depend on the machine: sorted keys, rounded floats, no absolute paths.
 
     Args:
         value: nested mappings, sequences, NumPy or Python scalars, paths, strings, None.
@@ -63,7 +63,7 @@ def portable(value: Any) -> Any:
 
 
 def region_to_dict(region: Region) -> dict[str, Any]:
-    """One entry of "regions", its fields in the order of the format; "page" only for pages of a multi-page file."""
+    """Return one entry of "regions", fields in the order of the format; "page" only for pages of a multi-page file."""
     page = {} if region.page is None else {"page": int(region.page)}
     return {
         "rank": int(region.rank),
@@ -79,7 +79,7 @@ def region_to_dict(region: Region) -> dict[str, Any]:
 
 
 def dump_selection(regions: Iterable[Region], *, budget: Mapping, cost: Mapping, created_with: Mapping) -> str:
-    """The text of selection.json; the same arguments give the same bytes on every machine.
+    """Return the text of selection.json; the same arguments give the same bytes on every machine.
 
     Args:
         regions: the selected regions; written by rising rank.

@@ -119,12 +119,12 @@ def write_selection(
 
 
 def region_row(region: Region) -> list[Any]:
-    """A region as the values of ``REGION_COLUMNS``."""
+    """Return a region as the values of ``REGION_COLUMNS``."""
     return [getattr(region, column) for column in REGION_COLUMNS]
 
 
 def feature_collection(regions: Iterable[Region]) -> dict[str, Any]:
-    """The regions of one image as GeoJSON that QuPath opens: pixel units, origin top left, x right, y down.
+    """Return the regions of one image as GeoJSON for QuPath: pixel units, origin top left, x right, y down.
 
     A page of a multi-page file becomes QuPath's z plane. The annotations are locked, so that outlining cells inside
     does not move them.
@@ -204,7 +204,7 @@ def _replace(folder: Path, unfinished: Path) -> None:
 
 
 def _former_files(folder: Path) -> list[Path]:
-    """Crops and outlines of a former selection; recognised by what we write, so that other files stay."""
+    """List crops and outlines of a former selection; recognised by what we write, so that other files stay."""
     crops = [path for path in folder.glob("regions/*.png") if _OUR_CROPS.fullmatch(path.name)]
     return crops + [path for path in folder.glob("geojson/*.geojson") if _is_ours(path)]
 

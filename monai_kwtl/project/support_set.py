@@ -91,12 +91,12 @@ def read_support(
 
 
 def of_whole_images(labels: str | os.PathLike | None, selection: str | os.PathLike | None = None) -> bool:
-    """Whether masks are of whole images, to be matched by name, and not of regions."""
+    """Return True if masks are of whole images, to be matched by name, and not of regions."""
     return selection is None and not has_record(labels)
 
 
 def _first_page(path: Path) -> int | None:
-    """Number of the first page of a mask file; None for a file of one image, or one that cannot be read."""
+    """Return the number of a mask file's first page; None for a single image, or an unreadable file."""
     try:
         with open_image(path) as file:
             return file.sizes()[0][0]

@@ -1,4 +1,4 @@
-"""Pixels out of image files, whole or a rectangle at a time."""
+"""Image files as pixels, whole or a rectangle at a time."""
 
 import lazy_loader
 

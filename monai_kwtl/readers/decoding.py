@@ -1,4 +1,4 @@
-"""What the readers of image files share: silence, one kind of error, and the way images are shown."""
+"""Parts that the readers of image files share: silence, one kind of error, and the way images are shown."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def shown_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """(height, width) as shown of an image of this size as stored."""
+    """Return (height, width) as shown of an image of this size as stored."""
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def pillow_pixels(image: Image.Image) -> np.ndarray:
-    """Pixels of one frame as shown: palettes and other colour spaces as RGB, bits as 0 and 255, without alpha."""
+    """Return the pixels of one frame as shown: palettes and other colours as RGB, bits as 0 and 255, without alpha."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about transparent palettes

@@ -36,14 +36,14 @@ class ImageFile(Protocol):
     """An open image file."""
 
     def sizes(self) -> list[tuple[int | None, int, int]]:
-        """(page, height, width) of each image, from headers; the page is None where the file holds one image."""
+        """List (page, height, width) of each image, from headers; the page is None where the file holds one image."""
 
     def read(self, page: int | None) -> np.ndarray:
-        """Pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
+        """Read the pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
 
 
 def has_suffix(path: str | os.PathLike, suffixes: Sequence[str]) -> bool:
-    """Whether a file name ends in one of the suffixes, in any case."""
+    """Return True if a file name ends in one of the suffixes, in any case."""
     return os.fspath(path).lower().endswith(tuple(suffixes))
 
 
@@ -135,7 +135,7 @@ def open_image(path: str | os.PathLike) -> Iterator[ImageFile]:
 
 
 def checked(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in native byte order, if they are finite real numbers, and any at all.
+    """Return pixels in native byte order, if there are any and they are finite real numbers.
 
     Raises:
         UnreadableError: if not.

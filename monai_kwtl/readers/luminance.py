@@ -16,7 +16,7 @@ _WEIGHTS = np.array([19595, 38470, 7471]) / 65536
 
 
 def check_rescale(rescale: Sequence[float] | None) -> tuple[float, float] | None:
-    """A fixed grey range as two numbers, or None for each image's own.
+    """Return a fixed grey range as two numbers, or None for each image's own.
 
     Raises:
         KWTLError: when it is not two finite numbers, the lower first.
@@ -33,7 +33,7 @@ def check_rescale(rescale: Sequence[float] | None) -> tuple[float, float] | None
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Luminance, L = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2).
+    """Return the luminance, L = 0.299 R + 0.587 G + 0.114 B (ITU-R 601-2).
 
     Args:
         pixels: (H, W), or (H, W, 3).
@@ -49,7 +49,7 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(grey: np.ndarray, rescale: Sequence[float] | None = None) -> np.ndarray:
-    """Grey values as 8 bit: uint8 as it is, all else 255 (x - low) / (high - low), clipped and rounded.
+    """Convert grey values to 8 bit: uint8 as it is, all else 255 (x - low) / (high - low), clipped and rounded.
 
     Args:
         grey: finite real numbers of any type, any shape.

@@ -28,7 +28,7 @@ def bands(height: int, width: int) -> Iterator[slice]:
 
 
 def grey_range(image: ImageInMemory | Slide) -> tuple[float, float]:
-    """Smallest and largest grey value of an image."""
+    """Return the smallest and largest grey value of an image."""
     ends = [torch.aminmax(image.read(rows, slice(0, image.width))) for rows in bands(image.height, image.width)]
     return min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
 
@@ -53,11 +53,11 @@ class ImageInMemory:
         self.height, self.width = image.shape[-2:]
 
     def read(self, rows: slice, columns: slice) -> torch.Tensor:
-        """A rectangle, shape (1, 1, h, w)."""
+        """Read a rectangle, shape (1, 1, h, w)."""
         return self.image[:, :, rows, columns]
 
     def whole(self) -> torch.Tensor:
-        """All of it, shape (1, 1, H, W)."""
+        """Read all of it, shape (1, 1, H, W)."""
         return self.image
 
 
@@ -87,7 +87,7 @@ class Slide:
         self._cache = SegmentCache()
 
     def to(self, device: torch.device | str, **_kwargs: Any) -> Slide:
-        """The slide, whose rectangles shall live on a device."""
+        """Return the slide, whose rectangles shall live on a device."""
         return Slide(self.item, self.rescale, device)
 
     def __reduce__(self) -> tuple:
@@ -95,18 +95,18 @@ class Slide:
 
     @cached_property
     def in_parts(self) -> bool:
-        """Whether rectangles are read by themselves."""
+        """True if rectangles are read by themselves."""
         with _errors_of(self.item["image"]), open_image(self.item["image"]) as file:
             return hasattr(file, "in_parts") and file.in_parts(self.item.get("page"))
 
     def _grey(self, rows: slice, columns: slice) -> np.ndarray:
-        """Luminance in the type of the file, (h, w)."""
+        """Read the luminance in the type of the file, (h, w)."""
         with _errors_of(self.item["image"]), open_image(self.item["image"]) as file:
             return to_grey(checked(file.region(self.item.get("page"), rows, columns, self._cache)))
 
     @cached_property
     def _range(self) -> tuple[float, float] | None:
-        """What becomes 0 and 255; None: the values stay."""
+        """Return the grey values that become 0 and 255; None keeps all values as they are."""
         if self.rescale is not None:
             return self.rescale
         low, high = np.inf, -np.inf
@@ -124,17 +124,17 @@ class Slide:
         return np.require(to_uint8(to_grey(pixels), self.rescale), requirements=("C", "W"))
 
     def pixels(self, rows: slice, columns: slice) -> np.ndarray:
-        """The grey values ``read_image(item)[:, rows, columns]``, uint8 (1, h, w), with starts and stops inside."""
+        """Read ``read_image(item)[:, rows, columns]``, uint8 (1, h, w), with starts and stops inside."""
         if not self.in_parts:
             return np.array(self._pixels[None, rows, columns])
         return np.array(to_uint8(self._grey(rows, columns), self._range))[None]
 
     def read(self, rows: slice, columns: slice) -> torch.Tensor:
-        """A rectangle of grey values, uint8 (1, 1, h, w)."""
+        """Read a rectangle of grey values, uint8 (1, 1, h, w)."""
         return torch.from_numpy(self.pixels(rows, columns))[None].to(self.device)
 
     def array(self) -> np.ndarray:
-        """All of it, uint8 (1, H, W), put together from bands, so that no more than that is in memory."""
+        """Read all of it, uint8 (1, H, W), put together from bands, so that no more than that is in memory."""
         if not self.in_parts:
             return self._pixels[None]
         whole = np.empty((1, self.height, self.width), dtype=np.uint8)
@@ -143,5 +143,5 @@ class Slide:
         return whole
 
     def whole(self) -> torch.Tensor:
-        """All of it, uint8 (1, 1, H, W)."""
+        """Read all of it, uint8 (1, 1, H, W)."""
         return torch.from_numpy(self.array())[None].to(self.device)

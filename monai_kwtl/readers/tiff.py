@@ -36,7 +36,7 @@ class TiffFile:
         self._stream, self._tiff = stream, tiff
 
     def sizes(self) -> list[tuple[int | None, int, int]]:
-        """(page, height, width) of each image, from headers; the page is None where the file holds one image."""
+        """List (page, height, width) of each image, from headers; the page is None where the file holds one image."""
         quiet.errors.clear()
         count = len(self._tiff.pages)
         if quiet.errors or not count:  # the chain of pages leads out of the file, or in a circle
@@ -69,7 +69,7 @@ class TiffFile:
             raise UnreadableError("it is truncated")
 
     def _frames(self, page: tifffile.TiffPage) -> int:
-        """How many images follow each other behind the only page header: ImageJ writes stacks over 4 GB like that."""
+        """Count the images behind the only page header: ImageJ writes stacks over 4 GB like that."""
         if not page.is_contiguous:
             return 1
         stated = 1
@@ -82,7 +82,7 @@ class TiffFile:
         return stated if there > 1 else 1
 
     def _found(self, page: int | None) -> tuple[tifffile.TiffPage, int, int]:
-        """The header of a page, which of the images behind it is meant, and its photometric interpretation."""
+        """Return the header of a page, which of the images behind it is meant, and its photometric interpretation."""
         if page is None:
             sizes = self.sizes()
             if len(sizes) > 1:
@@ -103,7 +103,7 @@ class TiffFile:
         return plain and page.bitspersample >= 8
 
     def read(self, page: int | None) -> np.ndarray:
-        """Pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
+        """Read the pixels of one page, (H, W), or (H, W, 3) for colour, in the type of the file."""
         found, hidden, photometric = self._found(page)
         if not self._is_plain(found, photometric):
             self._stream.seek(0)
@@ -119,13 +119,13 @@ class TiffFile:
         return turn(self._plain_pixels(found, pixels, photometric), self._turned(found))
 
     def in_parts(self, page: int | None) -> bool:
-        """Whether parts of a page can be read by :meth:`region`, without reading all of it."""
+        """Return True if parts of a page can be read by :meth:`region`, without reading all of it."""
         found, hidden, photometric = self._found(page)
         plain = self._is_plain(found, photometric) and found.axes in ("YX", "YXS", "SYX")
         return plain and not hidden and self._turned(found) == 1 and has_small_segments(found)
 
     def region(self, page: int | None, rows: slice, columns: slice, cache: SegmentCache) -> np.ndarray:
-        """The pixels ``read(page)[rows, columns]``, of a page that is :meth:`in_parts`; both with start and stop."""
+        """Read ``read(page)[rows, columns]``, of a page that is :meth:`in_parts`; both with start and stop."""
         found, _, photometric = self._found(page)
         self._check_end(found, 1)
         return self._plain_pixels(found, read_region(found, rows, columns, cache), photometric)

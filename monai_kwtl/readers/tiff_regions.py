@@ -26,7 +26,7 @@ class SegmentCache:
         self._segments: OrderedDict[tuple[int, int], np.ndarray | None] = OrderedDict()
 
     def get(self, key: tuple[int, int], decode: Callable[[], np.ndarray | None]) -> np.ndarray | None:
-        """The segment of that key, decoded where it is not held."""
+        """Return the segment of that key, decoded where it is not held."""
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
@@ -39,14 +39,14 @@ class SegmentCache:
 
 
 def _segment_size(page: tifffile.TiffPage) -> tuple[int, int]:
-    """Rows and columns of a strip or tile."""
+    """Return the rows and columns of a strip or tile."""
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def has_small_segments(page: tifffile.TiffPage) -> bool:
-    """Whether a rectangle can be read without the whole page: it is not one large compressed strip."""
+    """Return True if a rectangle can be read without the whole page: it is not one large compressed strip."""
     depth_one = page.shaped[1] == 1 and page.dtype is not None
     samples = page.shaped[4]
     size = math.prod(_segment_size(page)) * samples * (page.dtype.itemsize if page.dtype is not None else 1)

@@ -1,4 +1,4 @@
-"""What a person looks at: page, picture, TensorBoard, console."""
+"""Results for people: page, picture, TensorBoard log and console lines."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a stage says in words: the table of regions, the cost, and the settings for a report."""
+"""Words on the console: the table of regions, the cost, and the settings for a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["image_title", "report_settings", "summary_lines", "window_rows"]
 
 
 def window_rows(pool: Iterable[ImageScores]) -> Iterator[tuple]:
-    """Rows of ``scores.csv``: image, page, x, y, width, height, score of every window."""
+    """Return the rows of ``scores.csv``: image, page, x, y, width, height, score of every window."""
     for scores in pool:
         height, width = scores.grid.size
         for x, y, score in zip(scores.grid.x, scores.grid.y, scores.window_scores, strict=True):
@@ -24,7 +24,7 @@ def window_rows(pool: Iterable[ImageScores]) -> Iterator[tuple]:
 
 
 def image_title(name: str, page: int | None) -> str:
-    """How an image is called for a reader: its name, and its page, counted from 1; bytes that are no text show so."""
+    """Name an image for a reader: its name, and its page, counted from 1; bytes that are no text show so."""
     name = os.fsencode(name).decode("utf-8", "replace")
     return name if page is None else f"{name} page {page + 1}"
 
@@ -64,7 +64,7 @@ def summary_lines(
 
 
 def report_settings(budget: Budget, strategy: str, created_with: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the report's table shows them."""
+    """Return settings as the report's table shows them."""
     names = {"shots": "images' worth", "windows": "windows", "pixels": "pixels"}
     (kind, value), *_ = budget.as_dict().items()
     shown = f"{value:g}" if kind == "shots" else f"{int(value)}"

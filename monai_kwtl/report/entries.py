@@ -1,4 +1,4 @@
-"""What the report says about images and regions: pictures, outlines, boxes and numbers, ready for the template."""
+"""Entries of the report on images and regions: pictures, outlines, boxes and numbers, ready for the template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = Mapping[str, Any]
 
 @dataclass
 class Detail:
-    """What is shown of one region: picture, outline (SVG path), score map (float, shrunk), mean score of each view."""
+    """Details of one region: picture, outline (SVG path), score map (float, shrunk), mean score of each view."""
 
     picture: np.ndarray
     outline: str | None
@@ -34,7 +34,7 @@ class Detail:
 def region_details(
     item: Item, members: list[Region], image: np.ndarray, predictions, maps, per_view
 ) -> dict[int, Detail]:
-    """What is shown of the regions of one image; the callables are asked once.
+    """Describe the regions of one image for the page; the callables are asked once.
 
     Args:
         item: the image.
@@ -71,7 +71,7 @@ def region_details(
 
 
 def score_range(maps: list[np.ndarray]) -> tuple[float, float]:
-    """The range of colours for all score maps of a page, from 0 (or the smallest value, if negative).
+    """Return the range of colours for all score maps of a page, from 0 (or the smallest value, if negative).
 
     It ends at the 99.5th percentile, so that a few bright pixels do not darken the rest.
 
@@ -92,7 +92,7 @@ def score_range(maps: list[np.ndarray]) -> tuple[float, float]:
 
 
 def cost_tiles(cost: Mapping[str, int], items: Sequence[Item]) -> list[tuple[str, str, str]]:
-    """Rows of the cost table: a number, its unit, what it means."""
+    """Return the rows of the cost table: a number, its unit, what it means."""
     pool = sum(item["height"] * item["width"] for item in items)
     pixels = cost["unique_pixels"]
     return [
@@ -161,7 +161,7 @@ def region_entries(ranked: list[Region], groups: list, colours: Mapping[int, str
 
 
 def detail_entry(detail: Detail, allowance: int, low: float, high: float) -> dict[str, Any]:
-    """Pictures and numbers of an enlarged region, each picture of at most ``allowance`` bytes before base64."""
+    """Return pictures and numbers of an enlarged region, each picture of at most ``allowance`` bytes before base64."""
     height, width = detail.picture.shape[:2]
     total = sum(max(value, 0.0) for value in detail.views.values()) or 1.0
     return {

@@ -27,7 +27,7 @@ COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4, 9: 3}
 def group_by_image(
     regions: Iterable[Region], items: Iterable[Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], list[Region]]]:
-    """The touched images, best rank first, each with its regions by rising rank.
+    """Group regions by image: the touched images, best rank first, each with its regions by rising rank.
 
     Args:
         regions: the selected regions.
@@ -110,7 +110,7 @@ def overview_picture(
 
 
 def image_label(item: Mapping[str, Any]) -> str:
-    """How an image is called for a reader: its file, and its page, counted from 1, in a file of several."""
+    """Name an image for a reader: its file, and its page, counted from 1, in a file of several."""
     name = item["name"].removeprefix("images/")
     return name if item.get("page") is None else f"{name}, page {item['page'] + 1}"
 
@@ -124,7 +124,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _tile(image: np.ndarray, members: list[Region], colours: Mapping[int, str], cell: int, title: str) -> Image.Image:
-    """One image with its boxes and a caption, ``cell`` pixels wide at most."""
+    """Draw one image with its boxes and a caption, ``cell`` pixels wide at most."""
     full_height, full_width = image.shape[1:]
     pixels = shrink(for_display(image), cell)
     if max(pixels.shape) < cell:  # small images are enlarged

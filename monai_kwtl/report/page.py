@@ -143,7 +143,7 @@ def _asset(name: str) -> str:
 
 
 def _assets() -> dict[str, Markup]:
-    """Style and script, ready to be put inline; only the script with this hash may run on the page."""
+    """Return style and script, ready to be put inline; only the script with this hash may run on the page."""
     style, script = _asset("report.css"), _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return {"style": Markup(style), "script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}

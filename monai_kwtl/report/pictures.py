@@ -59,7 +59,7 @@ def for_display(image: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(histogram: Sequence[int], wanted: Sequence[float]) -> list[float]:
-    """Percentiles of grey values out of their counts, interpolated as ``numpy.percentile`` does."""
+    """Compute percentiles of grey values from their counts, interpolated as ``numpy.percentile`` does."""
     below = np.cumsum(histogram)
     found = []
     for place in (np.asarray(wanted) / 100) * (below[-1] - 1):
@@ -88,7 +88,7 @@ def shrink(array: np.ndarray, longest: int) -> np.ndarray:
 
 
 def colourise(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A score map in matplotlib's "magma" colours.
+    """Draw a score map in matplotlib's "magma" colours.
 
     Args:
         values: float, shape (H, W); NaN is drawn like ``low``.
@@ -105,22 +105,22 @@ def colourise(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _colour_table() -> np.ndarray:
-    """The 256 colours of score maps, uint8 (256, 3); each look into matplotlib's register makes the map anew."""
+    """Return the 256 colours of score maps, uint8 (256, 3); each look into matplotlib's register makes the map anew."""
     return matplotlib.colormaps[SCORE_COLOURS](np.arange(256), bytes=True)[:, :3]
 
 
 def score_gradient(stops: int = 12) -> list[str]:
-    """The colours of :func:`colourise` from low to high, as ``#rrggbb``."""
+    """Return the colours of :func:`colourise` from low to high, as ``#rrggbb``."""
     return [_hexadecimal(colour) for colour in matplotlib.colormaps[SCORE_COLOURS](np.linspace(0, 1, stops))]
 
 
 def rank_colours(count: int) -> list[str]:
-    """One colour for each rank, from bright yellow (rank 1) to violet, as ``#rrggbb``."""
+    """Return a colour for each rank, from bright yellow (rank 1) to violet, as ``#rrggbb``."""
     return [_hexadecimal(colour) for colour in matplotlib.colormaps[RANK_COLOURS](np.linspace(0.95, 0.3, count))]
 
 
 def text_colour(background: str) -> str:
-    """Black or white, whichever contrasts more with ``background`` (``#rrggbb``), by WCAG relative luminance."""
+    """Return black or white, whichever contrasts more with ``background`` (``#rrggbb``), by WCAG relative luminance."""
     channels = np.array([int(background[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return "#000000" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "#ffffff"  # where both contrast equally
@@ -131,14 +131,14 @@ def _hexadecimal(colour: Sequence[float]) -> str:
 
 
 def _jpeg(array: np.ndarray, quality: int) -> bytes:
-    """A picture, uint8 (H, W) or (H, W, 3), as a JPEG file with colours as sharp as brightness."""
+    """Encode a picture, uint8 (H, W) or (H, W, 3), as JPEG with colours as sharp as brightness."""
     file = io.BytesIO()
     Image.fromarray(array).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
 def data_uri(array: np.ndarray, largest: int) -> str:
-    """A picture as a JPEG data URI of at most so many bytes.
+    """Encode a picture as a JPEG data URI of at most so many bytes.
 
     Quality falls first, then size, so that a page of any number of pictures keeps within its limit.
 
@@ -160,7 +160,7 @@ def data_uri(array: np.ndarray, largest: int) -> str:
 
 
 def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
-    """The outline of the predicted foreground (probability 0.5) as an SVG path.
+    """Trace the outline of the predicted foreground (probability 0.5) as an SVG path.
 
     Lines are interpolated between pixels (marching squares) and thinned to every second point, or fewer where the
     outline is ragged; objects that touch the border are closed along it.
@@ -195,7 +195,7 @@ def outline_path(probability: np.ndarray, largest: int = 12_000) -> str:
 
 
 def _polygon(points: np.ndarray) -> str:
-    """A closed path through (x, y) points, relative from point to point: the shortest text."""
+    """Return a closed path through (x, y) points, relative from point to point: the shortest text."""
     tenths = np.rint(points * 10).astype(int)
     steps = " ".join(map(str, np.diff(tenths, axis=0).ravel().tolist())).replace(" -", "-")
     return f"M{tenths[0, 0]} {tenths[0, 1]}l{steps}z"
@@ -204,7 +204,7 @@ def _polygon(points: np.ndarray) -> str:
 def place_labels(
     boxes: Sequence[Box], size: tuple[float, float], label: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float] | None]:
-    """Places for the labels of boxes that may overlap heavily: inside a corner of the box, never on another label.
+    """Find places for labels of boxes that may overlap heavily: in a corner of the box, never on another label.
 
     Args:
         boxes: the most important first.

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a selection: scores, ranked regions with prediction and disagreement, and the cost."""
+"""TensorBoard log of a selection: scores, ranked regions with prediction and disagreement, and the cost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def panel(image: np.ndarray, probability: np.ndarray | None, maps: Sequence[np.n
 
 
 def _inner_edge(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask that touch one outside of it, above, below or beside them; what lies beyond counts not."""
+    """Return a mask's pixels that touch one outside it, above, below or beside; beyond the image is not outside."""
     edge = np.zeros_like(mask)
     edge[1:] |= ~mask[:-1]
     edge[:-1] |= ~mask[1:]

@@ -1,4 +1,4 @@
-"""What the settings of a selection mean, in words for those who outline cells."""
+"""The settings of a selection in words for those who outline cells."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ SETTINGS = {
 
 
 def score_name(measure: Any) -> str:
-    """What the score map of a measure shows: disagreement of the views, or the network's own uncertainty."""
+    """Name what a measure's score map shows: disagreement of the views, or the network's own uncertainty."""
     return "Uncertainty" if measure in ("entropy", "mc_dropout") else "Disagreement"
 
 
 def describe_settings(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The rows of the settings table.
+    """Return the rows of the settings table.
 
     Args:
         settings: names and values as in the configuration; unknown names are shown as they are.

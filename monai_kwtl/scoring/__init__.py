@@ -1,4 +1,4 @@
-"""How much a network's prediction wavers, of pixels and of windows."""
+"""Uncertainty of a network's predictions, as scores of pixels and of windows."""
 
 import lazy_loader
 

@@ -14,7 +14,7 @@ __all__ = ["ContrastLevels", "levels_between", "window_ranges"]
 
 
 def window_ranges(image: ImageInMemory | Slide, grid: WindowGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest grey value inside each window, float64, shape (len(grid),) each."""
+    """Return the smallest and largest grey value inside each window, float64, shape (len(grid),) each."""
     ends = [(np.minimum, np.inf), (np.maximum, -np.inf)]
     cells = [CellReduction(grid, operation, start) for operation, start in ends]
     for rows in bands(image.height, image.width):
@@ -27,7 +27,7 @@ def window_ranges(image: ImageInMemory | Slide, grid: WindowGrid) -> tuple[np.nd
 
 
 def levels_between(values: np.ndarray, spacing: float) -> np.ndarray:
-    """Evenly spaced levels from the smallest to the largest value, at most ``spacing`` apart."""
+    """Return evenly spaced levels from the smallest to the largest value, at most ``spacing`` apart."""
     low, high = float(values.min()), float(values.max())
     return np.linspace(low, high, 1 + int(np.ceil((high - low) / spacing))) if high > low else np.array([low])
 
@@ -55,7 +55,7 @@ class ContrastLevels:
         self.weights = weights[used]
 
     def needed(self, grid: WindowGrid) -> Callable[[int, slice, slice], bool]:
-        """Whether a window that counts on a pair, by its number, has pixels in a rectangle."""
+        """Return True if a window that counts on a pair, by its number, has pixels in a rectangle."""
         height, width = grid.size
         y, x = grid.y, grid.x
         users = [np.flatnonzero(weights) for weights in self.weights]
@@ -69,5 +69,5 @@ class ContrastLevels:
 
 
 def _linear(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Weights of the levels, shape (levels, values), with which their mean is each value."""
+    """Return the weights of the levels, shape (levels, values), with which their mean is each value."""
     return np.stack([np.interp(values, levels, np.eye(len(levels))[level]) for level in range(len(levels))])

@@ -1,4 +1,4 @@
-"""What windows look like to the network: its latent, averaged over each window."""
+"""Features of windows: the network's latent, averaged over each window."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GROUP = 64  # channels that are summed up over windows at once
 
 
 def _spans(starts: np.ndarray, size: int, before: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-plus-one latent row of each window, rounded, at least one."""
+    """Return the first and last-plus-one latent row of each window, rounded, at least one."""
     first = np.floor((starts + before) / stride + 0.5).astype(np.int64)
     last = np.floor((starts + before + size) / stride + 0.5).astype(np.int64)
     return first, np.maximum(last, first + 1)
@@ -98,7 +98,7 @@ class WindowMeans:
             cells[rows, column] += strips[:, a:b].sum(1)
 
     def rows(self) -> np.ndarray:
-        """What :func:`window_features` returns, once all tiles are in."""
+        """Return the result of :func:`window_features`, once all tiles are in."""
         if self._cells is None:  # cannot be: an image has at least one tile
             raise KWTLError("the image is empty.")
         weights = np.maximum(block_sums(self._weight[..., 0], self._spans), 1e-6)

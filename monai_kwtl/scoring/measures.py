@@ -27,14 +27,14 @@ MEASURES = (*CONSISTENCY_MEASURES, "entropy", "mc_dropout")
 
 
 def bernoulli_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy, in nats, of a Bernoulli variable with the given logits: ``softplus(z) - z * sigmoid(z)``."""
+    """Return the entropy, in nats, of a Bernoulli variable of given logits: ``softplus(z) - z * sigmoid(z)``."""
     # the same for z and -z; below 0 both terms are positive, and nothing cancels for a confident prediction
     negative = -logits.abs()
     return F.softplus(negative) - negative * torch.sigmoid(negative)
 
 
 def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor:
-    """Positive weight of Eq. 4: background over foreground of each target map, clamped to [1/limit, limit].
+    """Return the positive weight of Eq. 4: background over foreground of each target, clamped to [1/limit, limit].
 
     Args:
         target: probabilities or a mask in [0, 1], shape (N, C, *spatial); a pixel from 0.5 on is foreground.
@@ -52,7 +52,7 @@ def foreground_weight(target: torch.Tensor, limit: float = 50.0) -> torch.Tensor
 def view_disagreements(
     logits: torch.Tensor, view_logits: Sequence[torch.Tensor], target: str = "soft", weighted: bool = False
 ) -> list[torch.Tensor]:
-    """Binary cross-entropy between the prediction of an image and that of each of its views, computed from logits.
+    """Compute the binary cross-entropy between the prediction of an image and that of each view, from logits.
 
     ``BCE(t, z_A) = w t softplus(-z_A) + (1 - t) softplus(z_A)`` with ``t = sigmoid(z)`` (``soft``) or ``t = [z >= 0]``
     (``hard``, as the authors' released code does), and ``w`` from :func:`foreground_weight` or 1. ``kl`` is ``soft``
@@ -83,7 +83,7 @@ def view_disagreements(
 def consistency_map(
     logits: torch.Tensor, view_logits: Sequence[torch.Tensor], measure: str = "soft", weighted: bool = False
 ) -> torch.Tensor:
-    """Score of each pixel by how much the views' predictions differ from the image's (Eq. 3 of the paper).
+    """Score each pixel by how much the views' predictions differ from the image's (Eq. 3 of the paper).
 
     Args:
         logits: of the image itself, shape (N, 1, *spatial).
@@ -109,7 +109,7 @@ def consistency_map(
 
 
 def entropy_map(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy, in nats, of the predicted foreground probability at each pixel; same shape, in [0, ln 2]."""
+    """Return the entropy, in nats, of the foreground probability at each pixel; same shape, in [0, ln 2]."""
     return bernoulli_entropy(logits.float())
 
 
@@ -140,7 +140,7 @@ def mc_dropout_map(
     rate: float = 0.5,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Entropy of the mean prediction over passes with dropout before the last convolution (Gal and Ghahramani 2016).
+    """Compute the entropy of the mean over passes with dropout before the last convolution (Gal and Ghahramani 2016).
 
     Args:
         predict: from network input to logits; it must call ``network``.

@@ -19,7 +19,7 @@ __all__ = ["ScoreMapInferer"]
 
 
 class ScoreMapInferer(Inferer):
-    """From grey images to score maps, for use as the inferer of a MONAI evaluator.
+    """Turn grey images into score maps, for use as the inferer of a MONAI evaluator.
 
     Args:
         measure: ``soft``, ``hard``, ``kl`` or ``jsd`` consistency between image and views; or ``entropy`` or

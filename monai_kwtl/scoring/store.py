@@ -37,18 +37,18 @@ _LARGEST_PICTURE = 1 << 25  # pixels; the maps of larger images are not kept
 
 
 def settings_hash(settings: Mapping[str, Any], window: int, step: int) -> str:
-    """16 hexadecimal digits that stand for everything that scores depend on besides the image."""
+    """Return a hash, 16 hexadecimal digits, of all that scores depend on besides the image."""
     text = json.dumps({**settings, "window": window, "step": step, "arithmetic": _ARITHMETIC}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def pack_scores(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What is kept of a :class:`~monai_kwtl.scoring.window_scores.WindowScoreInferer`'s output, without its maps."""
+    """Return the arrays of a window scorer's output that are stored, without its maps."""
     return {name: output[name] for name in SCORES if output.get(name) is not None}
 
 
 def pack_maps(output: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The maps of an output in 256 steps; nothing for very large images."""
+    """Return the maps of an output in 256 steps; nothing for very large images."""
     if output["score"] is None or output["score"].size > _LARGEST_PICTURE:
         return {}
     top = float(output["score"].max()) or 1.0
@@ -73,7 +73,7 @@ def unpack(stream: BinaryIO, names: tuple[str, ...]) -> dict[str, np.ndarray] | 
 def unpack_scores(
     item: Mapping[str, Any], grid: WindowGrid, arrays: Mapping[str, np.ndarray] | None
 ) -> ImageScores | None:
-    """Scores of an item out of the arrays of :func:`pack_scores`; None where they do not belong to the grid."""
+    """Return the scores of an item from arrays of :func:`pack_scores`; None where they do not belong to the grid."""
     if arrays is None or not {"window_scores", "foreground"} <= arrays.keys():
         return None
     if arrays["window_scores"].shape != (len(grid),) or arrays["foreground"].shape != (len(grid),):
@@ -107,7 +107,7 @@ def unpack_map(arrays: Mapping[str, np.ndarray] | None) -> np.ndarray | None:
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays as the bytes that :func:`unpack` reads: a ``.npz`` file, in which maps are ``.npy`` files by Zstandard.
+    """Encode arrays for :func:`unpack`: a ``.npz`` file, in which maps are ``.npy`` files by Zstandard.
 
     Deflating the maps of an image took a twelfth of the time of scoring it, for files that were hardly smaller.
     """
@@ -156,7 +156,7 @@ class ScoreStore:
         self.window, self.step, self.features = window, step, features
 
     def path(self, item: Mapping[str, Any]) -> Path:
-        """File of an item of the pool (a dict with ``sha256`` and ``page``)."""
+        """Return the file of an item of the pool (a dict with ``sha256`` and ``page``)."""
         page = "" if item["page"] is None else f"-{item['page']}"
         return self.folder / f"{item['sha256'][:32]}{page}.npz"
 

@@ -57,7 +57,7 @@ class ScoredTile(NamedTuple):
 
 
 def can_be_tiled(scorer: ScoreMapInferer) -> bool:
-    """Whether the score of a pixel depends on those around it only, once the range of grey values is known.
+    """Return True if a pixel's score depends on its surroundings only, once the image's range of grey values is known.
 
     Not so with affine views, with the weight of Eq. 4, and with MC-dropout, whose noise is drawn for a whole image.
     """

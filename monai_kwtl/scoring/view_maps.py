@@ -1,4 +1,4 @@
-"""What each view adds to the score of a region."""
+"""Contributions of each view to the score of a region."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image to the scores of its windows, densely by an integral image or exactly window by window."""
+"""Scores of an image's windows, densely by an integral image or exactly window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From window scores and a budget to ranked regions; NumPy only."""
+"""Choice of ranked regions by window scores within a budget; NumPy only."""
 
 import lazy_loader
 

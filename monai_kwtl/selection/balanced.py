@@ -25,7 +25,7 @@ COMPONENTS = 8  # of the features
 
 
 def covariates(pool: Sequence[ImageScores], components: int = COMPONENTS) -> np.ndarray:
-    """What sets of windows are compared by: the main components of the latent, and the predicted foreground.
+    """Return the features that sets of windows are compared by: latent components and predicted foreground.
 
     Args:
         pool: images, with features.
@@ -61,7 +61,7 @@ def _images(pool: Sequence[ImageScores]) -> list[_Image]:
 
 
 def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Images in random order, a random window of each in turn that overlaps none before: (image, window)."""
+    """Draw images in random order, from each in turn a random window that overlaps none before: (image, window)."""
     chosen: list[tuple[int, int]] = []
     apart: dict[int, np.ndarray] = {}  # which free windows of an image overlap none drawn
     spent, left = 0.0, [number for number, image in enumerate(images) if len(image.free)]
@@ -88,7 +88,7 @@ def _draw(images: Sequence[_Image], windows: int, pixels: float, rng: np.random.
 
 
 def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Random windows, images in turn, drawn 500 times: the draw that is most like the whole pool is taken.
+    """Draw random windows, images in turn, 500 times, and take the draw that is most like the whole pool.
 
     Rerandomisation (Morgan and Rubin 2012). A draw is like the pool where the means of its windows' covariates
     (:func:`covariates`) are near to those of all windows, by the sum of squares of the differences in standard

@@ -1,4 +1,4 @@
-"""How much may be selected."""
+"""The budget of a selection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Budget"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to label: exactly one of the three.
+    """Amount to label: exactly one of the three.
 
     Args:
         shots: images' worth of window area: as many windows as have together the area of so many mean images,
@@ -48,7 +48,7 @@ class Budget:
             raise KWTLError(f"{self._names[name]} must be a whole number, got {value!r}.")
 
     def as_dict(self) -> dict[str, float | int]:
-        """The budget as ``selection.json`` holds it."""
+        """Return the budget as ``selection.json`` holds it."""
         return {k: getattr(self, k) for k in ("shots", "windows", "pixels") if getattr(self, k) is not None}
 
     def limits(self, grids: Sequence[WindowGrid]) -> tuple[int, float]:

@@ -34,7 +34,7 @@ _BLOCK = 256  # windows whose gain is computed at once
 
 
 def features_of(pool: Sequence[ImageScores], strategy: str) -> list[np.ndarray]:
-    """Features of the windows of each image.
+    """Return the features of the windows of each image.
 
     Raises:
         KWTLError: where an image has none.
@@ -79,7 +79,7 @@ def _points(pool: Sequence[ImageScores], strategy: str) -> np.ndarray:
 
 
 def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
-    """Windows more than half of which is labelled or handed out already, bool, in the order of ``flat_windows``."""
+    """Return the windows more than half covered already, bool, in the order of ``flat_windows``."""
     shares = [
         np.zeros(len(image.grid))
         if image.covered is None
@@ -90,7 +90,7 @@ def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
 
 
 def pixels_covered(pool: Sequence[ImageScores]) -> float:
-    """How many pixels of the pool are labelled or handed out already."""
+    """Count the pixels of the pool that are labelled or handed out already."""
     return sum(float(image.covered.sum()) for image in pool if image.covered is not None)
 
 
@@ -100,18 +100,18 @@ def nearest_of(numbers: np.ndarray, distances: np.ndarray) -> int:
 
 
 def window_area(pool: Sequence[ImageScores]) -> float:
-    """Pixels of a window, the mean over images: windows are smaller in images that are."""
+    """Return the pixels of a window, the mean over images: small images have smaller windows."""
     return float(np.mean([image.grid.size[0] * image.grid.size[1] for image in pool]))
 
 
 def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for the same point."""
+    """Compute the Gaussian kernel ``exp(-d^2 / (2 width^2))``, shape (len(points), len(others)); 1 for equal points."""
     squared = (points**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2.0 * points @ others.T
     return np.exp(np.maximum(squared, 0.0) * (-0.5 / width**2))
 
 
 def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -> float:
-    """Exponent beta of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten on, between by logarithm.
+    """Return the exponent of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten, logarithmic between.
 
     What is labelled or handed out already counts as well.
 
@@ -176,12 +176,12 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
 
 
 def _clusters(pool: Sequence[ImageScores], windows: float, pixels: float, least: int = 1) -> int:
-    """How many windows of the pool's usual size a budget holds."""
+    """Return the number of windows of the pool's usual size that a budget holds."""
     return max(least, int(min(windows, pixels / window_area(pool))))
 
 
 def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points to begin k-means with, drawn one by one with the squared distance to those before (k-means++)."""
+    """Draw points to begin k-means with, one by one with the squared distance to those before (k-means++)."""
     chosen = [int(rng.integers(len(points)))]
     distance = ((points - points[chosen[0]]) ** 2).sum(1)
     while len(chosen) < count:
@@ -193,7 +193,7 @@ def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
 
 
 def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """The windows in the middle of clusters of alike ones (TypiClust, Hacohen, Dekel and Weinshall 2022, by k-means).
+    """Choose the windows in the middle of clusters (TypiClust, Hacohen, Dekel and Weinshall 2022, by k-means).
 
     There is a cluster for each window that the budget holds, and for each that would hold what is labelled or handed
     out already; clusters with a labelled window are passed over. Larger clusters come first; where the window nearest
@@ -227,7 +227,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
 
 
 def k_centre(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """The window that is least like any chosen before (core-set by greedy k-centre, Sener and Savarese 2018).
+    """Choose the window least like any chosen before (core-set by greedy k-centre, Sener and Savarese 2018).
 
     It begins with the window nearest to the mean of the pool, or with what is labelled or handed out already.
     """

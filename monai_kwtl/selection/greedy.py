@@ -47,7 +47,7 @@ def ranked(values: np.ndarray) -> np.ndarray:
 
 
 class Coverage:
-    """What of a pool is covered: new pixels and left-over score of each window, up to date as windows are taken."""
+    """Covered part of a pool: new pixels and left-over score of each window, up to date as windows are taken."""
 
     def __init__(self, pool: Sequence[ImageScores], with_scores: bool = False) -> None:
         self.pool = pool
@@ -61,7 +61,7 @@ class Coverage:
 
     @staticmethod
     def _left_over(image: ImageScores) -> np.ndarray:
-        """Sums of the score map over cells, less the share of what is covered; within a cell the score is even."""
+        """Sum the score map over cells, less the covered fraction; within a cell the score is even."""
         cells = image.cells.astype(np.float64)
         return cells if image.covered is None else cells * (1.0 - image.covered / image.grid.cell_areas())
 
@@ -78,11 +78,11 @@ class Coverage:
         return self._areas[image]
 
     def new_pixels(self, image: int, window: int) -> float:
-        """Pixels of a window that are not covered."""
+        """Return the pixels of a window that are not covered."""
         return float(self._area(image)[self._where(image, window)].sum())
 
     def new_pixels_of_all(self, image: int) -> np.ndarray:
-        """New pixels of every window of an image, float64, row-major."""
+        """Return the new pixels of every window of an image, float64, row-major."""
         return self.pool[image].grid.window_sums(self._area(image)).reshape(-1).round()
 
     def take(self, image: int, window: int) -> None:

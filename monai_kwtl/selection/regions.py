@@ -28,25 +28,25 @@ class Region:
 
     @property
     def box(self) -> Box:
-        """Where it lies in its image."""
+        """Rectangle in its image."""
         return Box(self.x, self.y, self.width, self.height)
 
     @property
     def key(self) -> tuple[str, int | None, int, int, int, int]:
-        """What tells regions apart, whatever their ranks and scores: image, page and box."""
+        """Identity of the region, whatever its rank and score: image, page and box."""
         return (self.image, self.page, *self.box)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What labelling a selection costs: windows, images touched, pixels (each counted once)."""
+    """Cost of labelling a selection: windows, images touched, pixels (each counted once)."""
 
     windows: int
     images: int
     unique_pixels: int
 
     def as_dict(self) -> dict[str, int]:
-        """The cost as ``selection.json`` holds it."""
+        """Return the cost as ``selection.json`` holds it."""
         return asdict(self)
 
 

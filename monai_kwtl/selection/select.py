@@ -1,4 +1,4 @@
-"""Which windows to label: a strategy within a budget, as pure functions of window scores."""
+"""Choice of windows to label: a strategy within a budget, as pure functions of window scores."""
 
 from __future__ import annotations
 

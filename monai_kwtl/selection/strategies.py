@@ -16,7 +16,7 @@ __all__ = ["FEATURE_STRATEGIES", "MAP_STRATEGIES", "STRATEGIES"]
 
 
 def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """The windows of highest mean score (the paper's choice)."""
+    """Choose the windows of highest mean score (the paper's choice)."""
     scores = np.concatenate([image.window_scores for image in pool])
     return take_in_order(pool, ranked(scores), windows, pixels)
 
@@ -44,12 +44,12 @@ def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.
 
 
 def _random(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Windows drawn uniformly without replacement."""
+    """Draw windows uniformly without replacement."""
     return take_in_order(pool, rng.permutation(sum(len(image.grid) for image in pool)), windows, pixels)
 
 
 def _stratified_random(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Images in random order, a random window of each in turn, until the budget is spent."""
+    """Draw images in random order, from each in turn a random window, until the budget is spent."""
     images, _ = flat_windows(pool)
     shuffled = rng.permutation(len(images))
     shuffled = shuffled[free_windows(pool)[shuffled]]
@@ -62,7 +62,7 @@ def _stratified_random(pool: Sequence[ImageScores], windows: int, pixels: float,
 
 
 def _strided(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Windows evenly spaced in the order of image, row, column."""
+    """Take windows evenly spaced in the order of image, row, column."""
     images, _ = flat_windows(pool)
     areas = np.array([image.grid.size[0] * image.grid.size[1] for image in pool])
     fitting = np.flatnonzero((areas[images] <= pixels) & free_windows(pool))
@@ -74,7 +74,7 @@ def _strided(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
 
 
 def _foreground_random(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Windows drawn without replacement, with probability proportional to the predicted foreground fraction.
+    """Draw windows without replacement, with probability proportional to the predicted foreground fraction.
 
     Drawn by the Gumbel top-k rule: the order of ``log(p) + Gumbel`` is that of successive weighted draws.
     """
@@ -90,7 +90,7 @@ def _first_of(order: np.ndarray) -> Callable[[np.ndarray], int]:
 
 
 def _power(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Windows drawn with probability proportional to their score, none overlapping another while there are such.
+    """Draw windows with probability proportional to their score, none overlapping another while there are such.
 
     The power distribution of Kirsch et al. 2023 with exponent 1, drawn by the Gumbel top-k rule: a batch of the highest
     scores shows one thing many times.
@@ -101,7 +101,7 @@ def _power(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ran
 
 
 def _two_thirds(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
-    """Two windows by the score on predicted foreground, then one by that on background, and so on; apart."""
+    """Take two windows by the score on predicted foreground, then one by that on background, and so on; apart."""
     if any(image.foreground_scores is None for image in pool):
         raise KWTLError("strategy 'two_thirds' needs score maps; exact scoring has none: use --exact false or top_k.")
     scores = np.concatenate([image.window_scores for image in pool])

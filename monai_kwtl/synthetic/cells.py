@@ -1,4 +1,4 @@
-"""Where cells lie, which shape they have, and which pixels belong to them."""
+"""Places of cells, their shapes, and the pixels that belong to them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outlines:
         rng: np.random.Generator,
         turn: np.ndarray | None = None,
     ) -> Outlines:
-        """Ellipses of given mean radius, deformed by harmonics of order 2 to 6 with random phases.
+        """Draw ellipses of given mean radius, deformed by harmonics of order 2 to 6 with random phases.
 
         r(t) = radius * ellipse(t) * exp(wobble * sum_k a_k cos(k t + p_k) / (k - 1)^1.4), a_k standard normal.
 
@@ -118,7 +118,7 @@ def place(
     density: np.ndarray | None = None,
     direction: np.ndarray | None = None,
 ) -> Cells:
-    """Scatter cells until they cover the wanted share of the field; some alone, some in touch with others.
+    """Scatter cells until they cover the wanted fraction of the field; some alone, some in touch with others.
 
     A cell of a clump is put beside a random earlier cell, the others anywhere (where ``density`` lets them). Centres
     keep 0.86 times the sum of the radii between them, so that neighbours touch or overlap slightly. Cells reach over

@@ -17,7 +17,7 @@ def coordinates(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def smooth_noise(
     shape: tuple[int, int], scale: float | tuple[float, float], rng: np.random.Generator, periodic: bool = False
 ) -> np.ndarray:
-    """White noise after a Gaussian filter, scaled to mean 0 and standard deviation 1.
+    """Make white noise after a Gaussian filter, scaled to mean 0 and standard deviation 1.
 
     The filter is applied in the Fourier domain, so that it takes the same time for every scale.
 
@@ -51,7 +51,7 @@ def smooth_noise(
 def fibrous(
     shape: tuple[int, int], length: float, width: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wavy bundles of fibres, as in connective tissue.
+    """Draw wavy bundles of fibres, as in connective tissue.
 
     Noise that is smooth along one axis is looked up at turned and smoothly displaced positions.
 
@@ -78,7 +78,7 @@ def fibrous(
 
 
 def uneven_light(shape: tuple[int, int], strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Illumination that falls off from a centre and is tilted, mean 1.
+    """Make an illumination that falls off from a centre and is tilted, mean 1.
 
     Args:
         shape: rows and columns.

@@ -23,8 +23,8 @@ class Look:
         spread: standard deviation of the logarithm of the radius.
         elongation: typical ratio of the long to the short axis, at least 1.
         wobble: relative size of the random harmonics that deform the ellipses.
-        coverage: share of the field that cells cover, in [0, 0.9]; 0 is an empty field.
-        clustering: share of the cells that are placed in touch with another one, in [0, 1].
+        coverage: fraction of the field that cells cover, in [0, 0.9]; 0 is an empty field.
+        clustering: fraction of the cells that are placed in touch with another one, in [0, 1].
         contrast: difference of cell and ground in units of full scale, in (0, 1].
         bright: cells are brighter than the ground (else darker); counts for cells in culture only, nuclei are bright in
             fluorescence and dark in sections, mitochondria dark.

@@ -1,4 +1,4 @@
-"""What lies under the light microscope: stained nuclei that shine, stained sections, and living cells in culture."""
+"""Specimens under the light microscope: stained nuclei that shine, stained sections, and living cells in culture."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Scene = tuple[np.ndarray, np.ndarray]
 
 
 def _patchy(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Density in (0, 1] with crowded and bare parts of the field."""
+    """Make a density in (0, 1] with crowded and bare parts of the field."""
     bias = rng.uniform(0, 1.5)
     return 1 / (1 + np.exp(-2.5 * smooth_noise(shape, max(shape) / 8, rng) - bias))
 
 
 def _specks(shape: tuple[int, int], look: Look, count: float, rng: np.random.Generator) -> Cells:
-    """Debris: small grains of a fraction of a cell's size."""
+    """Draw debris: small grains of a fraction of a cell's size."""
     n = int(rng.poisson(count))
     grain = replace(look, elongation=1.6, wobble=0.25)
     y, x = rng.uniform(0, shape[0], n), rng.uniform(0, shape[1], n)
@@ -32,7 +32,7 @@ def _specks(shape: tuple[int, int], look: Look, count: float, rng: np.random.Gen
 
 
 def _fibres(shape: tuple[int, int], count: float, rng: np.random.Generator) -> np.ndarray:
-    """Lint: curved threads about a pixel wide, coverage in [0, 1], float32."""
+    """Draw lint: curved threads about a pixel wide, coverage in [0, 1], float32."""
     field = np.zeros(shape, dtype=np.float32)
     for _ in range(int(rng.poisson(count))):
         steps = int(rng.integers(12, 60))
@@ -48,12 +48,12 @@ def _fibres(shape: tuple[int, int], count: float, rng: np.random.Generator) -> n
 
 
 def _chromatin(shape: tuple[int, int], radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Texture of a nucleus at two scales, standard deviation about 1."""
+    """Make the texture of a nucleus at two scales, standard deviation about 1."""
     return 0.8 * smooth_noise(shape, max(0.8, radius / 9), rng) + 0.6 * smooth_noise(shape, max(1.2, radius / 3), rng)
 
 
 def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Stained nuclei on dark ground.
+    """Draw stained nuclei on dark ground.
 
     Nuclei have a dome-like profile, chromatin, dark nucleoli, and different brightness; a few are condensed and much
     brighter. Ground: haze, light scattered around the nuclei, nuclei of other planes as blurred ghosts, grains, lint.
@@ -93,7 +93,7 @@ def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.
 
 
 def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Stained tissue section in luminance: dark nuclei, cytoplasm, fibrous stroma, empty lumina.
+    """Draw a stained tissue section in luminance: dark nuclei, cytoplasm, fibrous stroma, empty lumina.
 
     Light is absorbed by Beer and Lambert: intensity = lamp * exp(-absorbance). Nuclei are evenly dark or vesicular
     (pale with a dark rim and nucleoli), lie denser in nests, and follow the fibres in the stroma between them.
@@ -145,7 +145,7 @@ def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.rando
 
 
 def culture(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Unstained cells in culture by transmitted light or phase contrast: granular cells with a halo on grey ground.
+    """Draw unstained cells in culture by transmitted light or phase contrast: granular, with a halo on grey ground.
 
     Args:
         shape: rows and columns.

@@ -1,4 +1,4 @@
-"""What lies under the electron microscope: tissue of membrane-bound processes with mitochondria in them."""
+"""Specimens under the electron microscope: tissue of membrane-bound processes with mitochondria in them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _mitochondria(
 
 
 def electron_micrograph(shape: tuple[int, int], look: Look, difficulty: float, rng: np.random.Generator) -> Scene:
-    """Thin section of nervous tissue: membranes, granular cytoplasm, vesicles, dark glia, mitochondria with cristae.
+    """Draw a thin section of nervous tissue: membranes, cytoplasm, vesicles, dark glia, mitochondria with cristae.
 
     Args:
         shape: rows and columns.

@@ -37,7 +37,7 @@ class AffineView(Transform):
 
     @property
     def name(self) -> str:
-        """What the view does, for readers."""
+        """Description of the view for readers."""
         turn = [f"rotation {self.rotate_degrees:g} degrees"] if self.rotate_degrees else []
         move = [f"translation {100 * self.translate_fraction:g} %"] if self.translate_fraction else []
         return " and ".join(turn + move) or "identity"

@@ -24,7 +24,7 @@ def _checked(img: NdarrayOrTensor, kind: type) -> NdarrayOrTensor:
 
 
 def _grey_levels(img: NdarrayOrTensor) -> np.ndarray:
-    """A copy as uint8, values rounded and clipped to [0, 255]."""
+    """Return a copy as uint8, values rounded and clipped to [0, 255]."""
     array = _checked(img, np.ndarray)
     if array.dtype == np.uint8:
         return array.copy()
@@ -34,7 +34,7 @@ def _grey_levels(img: NdarrayOrTensor) -> np.ndarray:
 
 
 def _like(result: NdarrayOrTensor, img: NdarrayOrTensor, dtype: type | torch.dtype) -> NdarrayOrTensor:
-    """The result as the same kind of array as the input, with the input's meta data, not that of MONAI's transforms."""
+    """Return the result as the input's kind of array, with the input's meta data, not that of MONAI's transforms."""
     plain = torch.as_tensor(result).as_subclass(torch.Tensor)
     return convert_to_dst_type(plain, dst=img, dtype=dtype)[0]
 
@@ -82,7 +82,7 @@ class PseudoLabel(Transform):
 
     Args:
         threshold: gamma, grey level in [0, 255], for ``equalize``.
-        fraction: expected share of foreground in (0, 1) instead of the threshold.
+        fraction: expected fraction of foreground in (0, 1) instead of the threshold.
         polarity: ``"dark"`` or ``"bright"`` cells.
         method: ``"equalize"``, ``"kmeans"`` or ``"otsu"``.
         iterations: number of dilations, from 0 on.
@@ -122,7 +122,7 @@ class PseudoLabel(Transform):
         self._equalize = EqualizeHistogram()
 
     def _foreground(self, channel: np.ndarray) -> np.ndarray:
-        """Thresholded channel (H, W), bool; a constant channel has no foreground."""
+        """Threshold a channel (H, W), to bool; a constant channel has no foreground."""
         if not channel.size or channel.min() == channel.max():
             return np.zeros(channel.shape, dtype=bool)
         if self.method == "equalize":
@@ -175,7 +175,7 @@ class AutoContrast(Transform):
     _limits: tuple[float, float] | None = None
 
     def within(self, low: float, high: float) -> AutoContrast:
-        """The view for parts of an image whose grey values are from ``low`` to ``high``, in place of their own."""
+        """Return the view for parts of an image with grey values from ``low`` to ``high``, in place of their own."""
         view = AutoContrast()
         view._limits = (float(low), float(high))
         return view

@@ -15,7 +15,7 @@ BLUR = (0.3, 1.2)  # standard deviation of a Gaussian blur, in pixels
 
 
 def _between(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """Log-uniform: halving is as likely as doubling."""
+    """Draw log-uniformly: halving is as likely as doubling."""
     return float(np.exp(rng.uniform(*np.log(limits))))
 
 

@@ -1,4 +1,4 @@
-"""What a student of unlabelled crops is asked: sure answers of its teacher, on crops that are changed and mixed."""
+"""Targets and views for a student of unlabelled crops: sure answers of its teacher, on changed and mixed crops."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def remove_leftovers(folder: str | os.PathLike) -> int:
 
 
 def _lives(process: int) -> bool:
-    """Whether a process of this number lives; where that cannot be asked without harm, it is taken to."""
+    """Return True if a process of this number lives; where that cannot be asked without harm, it is taken to."""
     if os.name == "nt":
         return True
     try:

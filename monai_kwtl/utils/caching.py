@@ -15,7 +15,7 @@ __all__ = ["remembering"]
 def remembering(
     read: Callable[[Mapping[str, Any]], np.ndarray | None], limit: int = 1 << 26
 ) -> Callable[[Mapping[str, Any]], np.ndarray | None]:
-    """A reader that keeps what it read last; several threads may share it.
+    """Make a reader that keeps what it read last; several threads may share it.
 
     Args:
         read: from an item of the pool to an array, which nobody changes, or None.

@@ -60,28 +60,28 @@ class Ranks(NamedTuple):
 
 
 def joined() -> bool:
-    """Whether this process is part of a distributed run."""
+    """Return True if this process is part of a distributed run."""
     return dist.is_available() and dist.is_initialized()
 
 
 def ranks() -> Ranks:
-    """Rank of this process and number of processes that work together: (0, 1) where it works alone."""
+    """Return this process's rank and the number of processes that work together: (0, 1) where it works alone."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if joined() and not _alone else Ranks(0, 1)
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks: the only one, or the first of several."""
+    """Return True if this process writes and speaks: it is the only one, or the first of several."""
     return ranks().rank == 0
 
 
 def started_together() -> int:
-    """Number of processes that ``torchrun`` has started to work together; 0 where it has not started this one."""
+    """Return the number of processes that ``torchrun`` started together; 0 where it has not started this one."""
     known = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
     return int(os.environ["WORLD_SIZE"]) if known else 0
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine, from 0, which is the GPU that it takes."""
+    """Return the number of this process among those of its machine, from 0, which is the GPU that it takes."""
     return int(os.environ.get("LOCAL_RANK", 0)) if started_together() > 1 else 0
 
 
@@ -154,7 +154,7 @@ def stop() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether no other process of the run has failed before: the first one says why, for all."""
+    """Return True if no other process of the run has failed before: the first one says why, for all."""
     if _store is None:
         return True
     try:
@@ -208,18 +208,18 @@ def on_main_process(work: Callable[[], Result]) -> Result:
 
 
 def agreed(items: Sequence[Any]) -> list[Any]:
-    """The list that the first process has."""
+    """Return the list that the first process has."""
     return on_main_process(lambda: list(items))
 
 
 def share(items: Sequence[Any]) -> list[Any]:
-    """The part of a list that this process shall work on: every n-th element of the list that the first process has."""
+    """Return this process's part of a list: every n-th element of the list that the first process has."""
     rank, count = ranks()
     return agreed(items)[rank::count]
 
 
 def gathered(mine: Sequence[Any]) -> list[Any]:
-    """What all processes have made of their part of a list, in the order of the list that :func:`share` shared out."""
+    """Gather the results of all processes' parts of a list, in the order of the list that :func:`share` divided."""
     rank, count = ranks()
     if count == 1:
         return list(mine)

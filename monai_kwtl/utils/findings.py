@@ -1,4 +1,4 @@
-"""What the doctors found: a verdict, what it is about, and the detail or the mend; and how it is printed."""
+"""Results of installation checks, and how they are printed."""
 
 from __future__ import annotations
 

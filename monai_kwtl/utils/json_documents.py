@@ -26,7 +26,7 @@ _WORDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it, in 60 characters at most."""
+    """Return a value as a message shows it, in 60 characters at most."""
     if isinstance(value, dict | list):
         return f"a {type(value).__name__}"
     if isinstance(value, int) and value.bit_length() > 200:  # repr of thousands of digits raises
@@ -94,11 +94,11 @@ class Checker:
         self.path, self.mend = Path(path), mend
 
     def fail(self, message: str) -> KWTLError:
-        """The error to raise."""
+        """Return the error to raise."""
         return KWTLError(f"{self.path}: {message}; {self.mend}")
 
     def get(self, mapping: Any, key: str, kind: type | tuple, where: str) -> Any:
-        """The value of a field that must be there and of a kind."""
+        """Return the value of a field that must be there and of a kind."""
         if not isinstance(mapping, dict):
             raise self.fail(f"{where.rstrip('.')} must be an object, not {short(mapping)}")
         if key not in mapping:
@@ -109,7 +109,7 @@ class Checker:
         return value
 
     def whole(self, mapping: Any, key: str, where: str, low: int) -> int:
-        """A whole number from ``low`` to what a 32 bit integer holds."""
+        """Return a whole number from ``low`` to what a 32 bit integer holds."""
         value = self.get(mapping, key, int, where)
         if not low <= value <= LARGEST:
             raise self.fail(f"{where}{key} must be from {low} to {LARGEST}, not {short(value)}")

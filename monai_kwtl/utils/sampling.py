@@ -13,7 +13,7 @@ __all__ = ["evenly", "spread"]
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """At most ``most`` of the numbers from 0 to ``count - 1``, evenly spread, int64."""
+    """Return at most ``most`` of the numbers from 0 to ``count - 1``, evenly spread, int64."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 

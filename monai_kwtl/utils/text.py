@@ -9,7 +9,7 @@ __all__ = ["format_seconds", "format_table"]
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Format a duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:

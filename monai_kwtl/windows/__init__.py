@@ -1,4 +1,4 @@
-"""The window grid of an image, exact sums over it, and what is known of each window."""
+"""The window grid of an image, exact sums over it, and the scores of each window."""
 
 import lazy_loader
 

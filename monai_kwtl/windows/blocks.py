@@ -47,14 +47,14 @@ class CellReduction:
 
 
 def cells_of(edges: np.ndarray, part: slice) -> tuple[slice, np.ndarray]:
-    """Cells along one axis that a part of it touches, and where in the part each of them begins."""
+    """Return the cells along one axis that a part of it touches, and where in the part each of them begins."""
     first = int(np.searchsorted(edges, part.start, side="right")) - 1
     last = int(np.searchsorted(edges, part.stop, side="left"))
     return slice(first, last), np.maximum(edges[first:last], part.start) - part.start
 
 
 def window_extremes(grid: WindowGrid, cells: np.ndarray, operation: np.ufunc) -> np.ndarray:
-    """Smallest or largest value inside each window.
+    """Return the smallest or largest value inside each window.
 
     Args:
         grid: the windows.

@@ -131,7 +131,7 @@ class WindowGrid:
         )
 
     def cell_areas(self) -> np.ndarray:
-        """Pixels of each cell, float64, shape (cell rows, cell columns)."""
+        """Return the pixels of each cell, float64, shape (cell rows, cell columns)."""
         return np.outer(np.diff(self.row_edges), np.diff(self.column_edges)).astype(np.float64)
 
     def cell_sums(self, values: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ class WindowGrid:
         return block_sums(cells, self.spans)
 
     def window_means(self, cells: np.ndarray) -> np.ndarray:
-        """Mean of a map over every window, from its sums over cells.
+        """Return the mean of a map over every window, from its sums over cells.
 
         Args:
             cells: sums over cells, shape (..., cell rows, cell columns).

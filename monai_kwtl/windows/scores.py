@@ -1,4 +1,4 @@
-"""What is known of the windows of an image: scores, features, and which are taken."""
+"""Scores and features of the windows of an image, and which are covered."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class ImageScores:
 
     @property
     def free(self) -> np.ndarray:
-        """Whether each window shares no pixel with what is covered, bool, shape (len(grid),)."""
+        """Windows that share no pixel with what is covered, bool, shape (len(grid),)."""
         if self.covered is None:
             return np.ones(len(self.grid), dtype=bool)
         return self.grid.window_sums(self.covered).reshape(-1) < 0.5  # whole numbers, summed exactly
 
     @property
     def key(self) -> tuple[str, int]:
-        """What images are ordered by: name, then page."""
+        """Sort key of images: name, then page."""
         return self.name, -1 if self.page is None else self.page
 
 
 def flat_windows(pool: Sequence[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
-    """Image index and window index of every window of the pool, images in the order given."""
+    """Return image index and window index of every window of the pool, images in the order given."""
     counts = [len(image.grid) for image in pool]
     return np.repeat(np.arange(len(pool)), counts), np.concatenate([np.arange(n) for n in counts])
 
 
 def free_windows(pool: Sequence[ImageScores]) -> np.ndarray:
-    """Whether each window shares no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
+    """Return which windows share no pixel with what is covered, bool, in the order of :func:`flat_windows`."""
     return np.concatenate([image.free for image in pool])

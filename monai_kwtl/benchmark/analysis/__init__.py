@@ -1,4 +1,4 @@
-"""What can be said of the results: statistics, tables, figures and the page."""
+"""Analysis of results: statistics, tables, figures and the page."""
 
 import lazy_loader
 

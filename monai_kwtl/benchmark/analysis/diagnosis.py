@@ -60,7 +60,7 @@ COLUMNS = ["target", "protocol", "variant", "split", "method", *_FORMS]
 
 
 def image_spread(regions: Sequence[Region], images: int) -> float:
-    """How evenly windows lie over images: effective number of images touched, over what is possible, in (0, 1].
+    """Measure how evenly windows lie over images: effective number of images touched, over the possible, in (0, 1].
 
     ``exp(H) / min(number of windows, images)`` with H the entropy of the share of windows of each image.
 
@@ -74,7 +74,7 @@ def image_spread(regions: Sequence[Region], images: int) -> float:
 
 
 def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    """How different chosen windows are, and how far those of the pool are from them, both as shares.
+    """Measure how different chosen windows are, and how far those of the pool are from them, as fractions.
 
     Args:
         points: features of all windows of the pool, shape (N, D).
@@ -172,7 +172,7 @@ def summary(table: Table) -> Table:
 
 
 def by_foreground(table: Table) -> Table:
-    """How IoU goes with the foreground of the windows: sets of windows of all methods, sorted by it, in six parts.
+    """Relate IoU to the foreground of the windows: sets of windows of all methods, sorted by it, in six parts.
 
     Args:
         table: of :func:`diagnose`.

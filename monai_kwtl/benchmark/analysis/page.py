@@ -50,7 +50,7 @@ Drawing = Callable[[pd.DataFrame, Path], bool]
 
 
 def _pictures() -> dict[str, tuple[str, Drawing]]:
-    """Files of the page: title and how to draw it."""
+    """Return the files of the page: title and how to draw it."""
 
     def variants(pattern: str) -> Drawing:
         return lambda rows, path: draw_variant_curves(

@@ -57,7 +57,7 @@ class Bench:
         return network.to(memory_format=torch.channels_last)
 
     def adapted(self, network: torch.nn.Module, norm: str) -> torch.nn.Module:
-        """The network for inference, with the batch-norm statistics that a variant wants."""
+        """Return the network for inference, with the batch-norm statistics that a variant wants."""
         limit = self.plan.norm_images
         return scoring.adapt(network, self.case.pool, _NORMS[norm], amp=self.amp, limit=limit).ready()
 
@@ -100,7 +100,7 @@ class Bench:
         return crop_dataset(kind, data, steps or 1, max(epochs, 1), *size, seed, **further)
 
     def grids(self, variant: str) -> list[ImageScores]:
-        """The pool with the windows that a variant chooses among, all of score 0."""
+        """Return the pool with the windows that a variant chooses among, all of score 0."""
         step, window = self.config.target(self.case.target).step, self.case.window_of(variant)
         return [grid_of(item, window, step) for item in self.case.pool]
 
@@ -146,7 +146,7 @@ class Bench:
         self.store.put_features(digest(settings), features, time.perf_counter() - start)
 
     def describe_with(self, network: torch.nn.Module, variant: str) -> list[np.ndarray]:
-        """Features of the windows of each image of the pool, by a network for inference."""
+        """Return features of the windows of each image of the pool, by a network for inference."""
         inferer = scoring.tiles(amp=self.amp)
         return [
             window_features(torch.from_numpy(read_image(item))[None].to(self.device), network, grid.grid, inferer)
@@ -154,7 +154,7 @@ class Bench:
         ]
 
     def scores(self, variant: str, method: str) -> tuple[list[ImageScores], float]:
-        """The pool as a method sees it, and the seconds that scoring it took."""
+        """Return the pool as a method sees it, and the seconds that scoring it took."""
         settings, features = self.case.score_settings(variant, method), self.case.feature_settings(variant, method)
         pool, seconds = self.grids(variant), 0.0
         if settings is not None:
@@ -165,7 +165,7 @@ class Bench:
         return pool, seconds
 
     def weighed(self, support: Sequence[Mapping[str, Any]], variant: str) -> list[dict[str, Any]]:
-        """A support set with the ``importance`` of its windows, by what the network says of those of the pool."""
+        """Return a support set with the ``importance`` of its windows, by what the network says of the pool's."""
         pool, _ = self.scores(variant, WEIGHED_BY)
         places, number = {}, 0
         for image in pool:

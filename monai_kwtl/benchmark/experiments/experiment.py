@@ -65,7 +65,7 @@ def _cut(regions: list[Region], pixels: int) -> list[Region]:
 
 
 def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What labelling costs an annotator.
+    """Return what labelling costs an annotator.
 
     Args:
         regions: that were labelled.
@@ -89,7 +89,7 @@ def labelling_cost(regions: Sequence[Region], support: Sequence[Mapping[str, Any
 
 
 def quality(overlaps: Sequence[Overlap]) -> dict[str, float]:
-    """How good the masks of the test images are.
+    """Measure how good the masks of the test images are.
 
     Args:
         overlaps: one for each image, at least one.
@@ -117,7 +117,7 @@ def _whole_images(items: Sequence[Mapping[str, Any]]) -> list[Region]:
 
 
 def part_of(budget: Budget, number: int, rounds: int, spent: Cost, least: int = 1) -> Budget | None:
-    """What may be spent in a round so that all rounds together spend the budget evenly.
+    """Return the budget of a round, so that all rounds together spend the budget evenly.
 
     Args:
         budget: of all rounds, in windows or pixels.
@@ -135,7 +135,7 @@ def part_of(budget: Budget, number: int, rounds: int, spent: Cost, least: int = 
 
 
 def _labelled(case: Case, bench: Bench, key: Key, regions: Sequence[Region]) -> list[dict[str, Any]]:
-    """What the simulated annotator says of regions, each with its importance where the variant wants that."""
+    """Return the simulated annotator's labels of regions, each with its importance where the variant wants that."""
     support = reveal_masks(regions, case.parts[0])
     return bench.weighed(support, key.variant) if case.weighs(key) and support else support
 
@@ -168,7 +168,7 @@ _MOST_KEPT = 32  # tuned networks, of 4 MB each
 
 
 def _tuned(case: Case, bench: Bench, key: Key, support: Sequence[Mapping[str, Any]]) -> torch.nn.Module:
-    """The network tuned on a support set; variants that only measure it otherwise find it in the memory."""
+    """Return the network tuned on a support set; variants that only measure it otherwise find it in the memory."""
     name = digest(case.tuned_settings(key))
     if name not in _KEPT:
         _KEPT[name] = bench.train_support(support, key.variant)

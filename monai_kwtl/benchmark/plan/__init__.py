@@ -1,4 +1,4 @@
-"""What the benchmark runs: data sets, methods, schedules, and the table of results it fills."""
+"""The plan of a benchmark: data sets, methods, schedules, and the table of results it fills."""
 
 import lazy_loader
 

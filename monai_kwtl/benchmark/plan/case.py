@@ -57,12 +57,12 @@ def _splits(folder: Path, protocol: str, count: int, fraction: float, block: str
 
 
 def _identity(items: Items) -> str:
-    """Hash of names and images in their order, on which the drawing of crops depends."""
+    """Return a hash of names and images in their order, on which the drawing of crops depends."""
     return digest([(item["name"], item["page"], item["sha256"]) for item in items])
 
 
 def source_names(config: Config, target: str) -> list[str]:
-    """Names of the data sets that the network of a target is meta-trained on: never the target itself.
+    """Return the data sets that the network of a target is meta-trained on: never the target itself.
 
     Raises:
         KWTLError: when there is none, or one is not there.
@@ -106,7 +106,7 @@ class Case:
     """One target, protocol, split and seed.
 
     The ``*_settings`` are JSON data that hold everything a result depends on, each with the hash of what it is made
-    from, so that equal results are computed once, and changed images or knobs never meet old results.
+    from, so that equal results are computed once, and changed images or options never meet old results.
 
     Args:
         config: of the benchmark.
@@ -148,15 +148,15 @@ class Case:
         return [{name: value for name, value in item.items() if name != "label"} for item in self.parts[0]]
 
     def derived_seed(self, purpose: str) -> int:
-        """A seed for a purpose, the same for all methods, variants and budgets of this case."""
+        """Return a seed for a purpose, the same for all methods, variants and budgets of this case."""
         return derived_seed(self.target, self.protocol, self.split, self.seed, purpose)
 
     def meta_settings(self) -> dict[str, Any]:
-        """What the meta-trained network depends on; one for all splits of a target."""
+        """Return what the meta-trained network depends on; one for all splits of a target."""
         return _meta_settings(self.config, self.target, self.seed)
 
     def pretext_settings(self, variant: str) -> dict[str, Any]:
-        """What the pretext-tuned network depends on."""
+        """Return what the pretext-tuned network depends on."""
         plan, target = self.config.plan, self.config.target(self.target)
         pseudo = {"polarity": target.polarity, "method": VARIANTS[variant].pseudo_labels or "auto"}
         if pseudo["method"] == "auto":
@@ -173,11 +173,11 @@ class Case:
         }
 
     def window_of(self, variant: str) -> int:
-        """Side of the windows that a variant chooses among, in pixels."""
+        """Return the side of the windows that a variant chooses among, in pixels."""
         return max(1, round(VARIANTS[variant].window * self.config.window))
 
     def score_settings(self, variant: str, method: str) -> dict[str, Any] | None:
-        """What the scores of a method depend on; None where it needs none."""
+        """Return what the scores of a method depend on; None where it needs none."""
         if METHODS[method].measure is None:
             return None
         scoring = VARIANTS[variant].scoring(METHODS[method], self.config.plan.exact)
@@ -190,28 +190,28 @@ class Case:
         }
 
     def feature_settings(self, variant: str, method: str) -> dict[str, Any] | None:
-        """What the features of the windows that a method compares depend on; None where it compares none."""
+        """Return what the features of windows that a method compares depend on; None where it compares none."""
         if not METHODS[method].features:
             return None
         norm = VARIANTS[variant].scoring(METHODS[method], exact=False)["norm"]
         return {"stage": "features", "norm": norm, **self._seen_by(variant)}
 
     def weighs(self, key: Key) -> bool:
-        """Whether a cell tunes on windows by their importance."""
+        """Return True if a cell tunes on windows by their importance."""
         return VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
 
     def seen_for(self, key: Key) -> list[str]:
-        """The methods whose scores and features of the pool a cell needs: its own, and that whose weights it takes."""
+        """Return the methods whose scores and features a cell needs: its own, and that whose weights it takes."""
         return list(dict.fromkeys([key.method, WEIGHED_BY] if self.weighs(key) else [key.method]))
 
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
-        """Which network scores the pool: its kind in the store, and its settings."""
+        """Return the network that scores the pool: its kind in the store, and its settings."""
         if VARIANTS[variant].scores_with == "source":
             return "meta", self.meta_settings()
         return "pretext", self.pretext_settings(variant)
 
     def _seen_by(self, variant: str) -> dict[str, Any]:
-        """What all that a network says of the windows of the pool depends on."""
+        """Return what all that a network says of the pool's windows depends on."""
         return {
             "network": digest(self.scoring_network(variant)[1]),
             "pool": _identity(self.parts[0]),
@@ -222,7 +222,7 @@ class Case:
         }
 
     def budget(self, key: Key) -> Budget:
-        """The budget of a cell, of a method that selects."""
+        """Return the budget of a cell, of a method that selects."""
         share = VARIANTS[key.variant].share
         pool, target = self.parts[0], self.config.target(self.target)
         if key.budget_kind == "pixels":
@@ -240,7 +240,7 @@ class Case:
             raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
 
     def tuned_settings(self, key: Key) -> dict[str, Any]:
-        """What the tuned network of a cell depends on: its settings less those of measuring alone."""
+        """Return what the tuned network of a cell depends on: its settings less those of measuring alone."""
         settings = self.cell_settings(key)
         if METHODS[key.method].rounds == 1:  # else the norm decides what is scored between the rounds
             settings.pop("norm")
@@ -250,7 +250,7 @@ class Case:
         return {name: value for name, value in settings.items() if name != "test"}
 
     def cell_settings(self, key: Key) -> dict[str, Any]:
-        """What the result of a cell depends on; labels of the pool and the test images count as files."""
+        """Return what the result of a cell depends on; labels of the pool and the test images count as files."""
         plan, config, method = self.config.plan, self.config, METHODS[key.method]
         pool, test = self.parts
         settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The knobs of a benchmark: read from a flat JSON file, checked before anything is computed."""
+"""The options of a benchmark: read from a flat JSON file, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Config:
         return schedule_named(self.schedule, **{name: getattr(self, name) for name in OVERRIDES})
 
     def target(self, name: str) -> Target:
-        """Settings of a target with what was given instead of its own."""
+        """Return the settings of a target with what was given instead of its own."""
         given = {name: getattr(self, name) for name in ("step", "windows_per_shot") if getattr(self, name) is not None}
         return dataclasses.replace(target_named(name), **given)
 
@@ -147,13 +147,13 @@ _LISTS = ("targets", "sources", "protocols", "seeds", "methods", "shots", "pixel
 
 
 def make_config(knobs: Mapping[str, Any]) -> Config:
-    """Check knobs and make a configuration of them.
+    """Check options and make a configuration of them.
 
     Args:
         knobs: by name; keys that begin with ``_`` are remarks. A list of one may be given as its element.
 
     Raises:
-        KWTLError: for the first knob that does not exist, naming the nearest one, or whose value makes no sense.
+        KWTLError: for the first option that does not exist, naming the nearest one, or whose value makes no sense.
     """
     known = {knob.name: knob for knob in dataclasses.fields(Config)}
     given: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def read_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
 
     Args:
         path: of the file, a flat object.
-        overrides: knobs that count instead of the file's.
+        overrides: options that count instead of the file's.
 
     Raises:
         KWTLError: when the file cannot be read or is no object, else as :func:`make_config`.

@@ -11,7 +11,7 @@ __all__ = ["METHODS", "Method", "Tuning", "VARIANTS", "Variant"]
 
 @dataclass(frozen=True)
 class Method:
-    """How windows are chosen.
+    """A way to choose windows.
 
     Args:
         strategy: a name in ``monai_kwtl.selection.strategies.STRATEGIES``; None where nothing is chosen.
@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {  # in the order of the tables
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a network is tuned on masks and asked for masks, where that is not as the paper does.
+    """A way to tune a network on masks and to ask for masks, where it is not the paper's.
 
     Args:
         loss: ``weighted`` or ``dice_bce``, as :func:`monai_kwtl.losses.loss_function` has them.
@@ -95,7 +95,7 @@ class Tuning:
     flips: bool = False
 
     def departures(self, training: bool = False) -> dict[str, object]:
-        """The settings that are not the paper's; with ``training`` only those that the tuned weights depend on."""
+        """Return the settings that are not the paper's; with ``training`` only those that tuned weights depend on."""
         default = {field.name: field.default for field in fields(self)}
         measured = ("threshold", "flips") if training else ()
         return {name: value for name, value in asdict(self).items() if value != default[name] and name not in measured}
@@ -131,7 +131,7 @@ class Variant:
     tuning: Tuning = Tuning()
 
     def scoring(self, method: Method, exact: bool) -> dict[str, object]:
-        """What of the variant matters to the scores of a method: variants that agree in it share their scores.
+        """Return what of the variant matters to a method's scores: variants that agree in it share their scores.
 
         Args:
             method: of :data:`METHODS`, with a measure.

@@ -37,7 +37,7 @@ WITHOUT_BUDGET = ("pretext_only", "full")  # no windows are chosen: all labels, 
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What names a cell; the fields are the first columns of the tables, in their order."""
+    """Name of a cell; the fields are the first columns of the tables, in their order."""
 
     target: str
     protocol: str

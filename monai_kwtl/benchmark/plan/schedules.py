@@ -1,4 +1,4 @@
-"""How long each stage trains: the paper's schedule, one for two cores, that of the bundle, and one for tests."""
+"""Schedules of training: the paper's, one for two cores, that of the bundle, and one for tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Schedule:
     decay: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings by name."""
+        """Return all settings by name."""
         return dataclasses.asdict(self)
 
 
@@ -70,7 +70,7 @@ OVERRIDES = ("meta_epochs", "pretext_steps", "pretext_epochs", "support_steps", 
 
 
 def schedule_named(name: str, **overrides: int | None) -> Schedule:
-    """A schedule, in part with other budgets, which its name then says: ``cpu+support_steps=200``.
+    """Return a schedule, in part with other budgets, which its name then says: ``cpu+support_steps=200``.
 
     Args:
         name: in :data:`SCHEDULES`.

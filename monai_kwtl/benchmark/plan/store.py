@@ -1,4 +1,4 @@
-"""Where finished work is kept: files named by a hash of all that they depend on, written whole or not at all."""
+"""Store of finished work: files named by a hash of all that they depend on, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _HINT = "make room, or choose another output_dir"
 
 
 def digest(settings: Any) -> str:
-    """SHA-256, hexadecimal, of JSON data; the order of keys does not matter."""
+    """Return the SHA-256, hexadecimal, of JSON data; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def derived_seed(*parts: Any) -> int:
-    """A seed in [0, 2**31) that is a function of JSON data, the same in every process."""
+    """Return a seed in [0, 2**31) that is a function of JSON data, the same in every process."""
     return int(digest(parts)[:8], 16) >> 1
 
 
 @lru_cache(maxsize=64)
 def folder_hash(folder: str | os.PathLike) -> str:
-    """SHA-256 over names and bytes of the files of a folder; that of nothing where there is no such folder."""
+    """Return the SHA-256 over names and bytes of a folder's files; that of nothing where there is no such folder."""
     total = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
         if path.is_file():
@@ -59,12 +59,12 @@ class Store:
         self.folder = Path(folder)
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the result of a kind of job with a key lies, or will lie."""
+        """Return the path of the result of a kind of job with a key, there or not."""
         suffix = {"cell": ".json", "scores": ".npz", "features": ".npz"}.get(kind, ".pt")
         return self.folder / kind / f"{key[:32]}{suffix}"
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether it is finished."""
+        """Return True if it is finished."""
         return self.path(kind, key).exists()
 
     def _new(self, kind: str, key: str) -> Path:
@@ -83,7 +83,7 @@ class Store:
         write_text(self._new("cell", key), json.dumps(result, indent=1, sort_keys=True) + "\n", _HINT)
 
     def cell(self, key: str) -> dict[str, Any]:
-        """The result of a finished cell."""
+        """Return the result of a finished cell."""
         return json.loads(self.path("cell", key).read_text(encoding="utf-8"))
 
     def put_scores(self, key: str, pool: list[ImageScores], seconds: float) -> None:
@@ -107,13 +107,13 @@ class Store:
         self._put_arrays("features", key, {"seconds": np.float64(seconds), **arrays})
 
     def with_features(self, key: str, pool: list[ImageScores]) -> tuple[list[ImageScores], float]:
-        """A pool, in the order in which it was described, with the features of its windows; and their seconds."""
+        """Return a pool, in the order of its description, with the features of its windows; and their seconds."""
         with np.load(self.path("features", key)) as arrays:
             described = [replace(image, features=arrays[f"features_{n}"]) for n, image in enumerate(pool)]
             return described, float(arrays["seconds"])
 
     def scores(self, key: str, grids: list[ImageScores]) -> tuple[list[ImageScores], float]:
-        """The scores of a pool and the seconds they took.
+        """Return the scores of a pool and the seconds they took.
 
         Args:
             key: of the scores.
@@ -133,6 +133,6 @@ class Store:
 
 
 def grid_of(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
-    """An image with its windows, all of score 0."""
+    """Return an image with its windows, all of score 0."""
     grid = WindowGrid(item["height"], item["width"], window, step)
     return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)))

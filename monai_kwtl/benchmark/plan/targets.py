@@ -1,4 +1,4 @@
-"""What is particular to each target data set: windows per shot, pseudo-labels, views, and how its images group."""
+"""Settings of each target data set: windows per shot, pseudo-labels, views, and how its images group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Target:
             anywhere in the pool, not a number of images.
         polarity: ``dark`` or ``bright`` cells, ``auto`` guesses.
         threshold: gamma of the pseudo-labels, grey level of the equalised image in [0, 255]; None: see ``fraction``.
-        fraction: expected share of foreground instead, in (0, 1); None for both: Otsu's threshold.
+        fraction: expected fraction of foreground instead, in (0, 1); None for both: Otsu's threshold.
         psi: factor of the brightness and sharpness views.
         step: pixels between windows.
         block: pattern whose first group names what stays together in a blocked split, such as a patient; None: one
@@ -52,7 +52,7 @@ TARGETS: dict[str, Target] = {
 
 
 def target_named(name: str) -> Target:
-    """Settings of a target; those of ``Target()`` for a data set that the paper does not have."""
+    """Return the settings of a target; those of ``Target()`` for a data set that the paper does not have."""
     return TARGETS.get(name, Target())
 
 
@@ -71,7 +71,7 @@ def make_splits(
         protocol: ``random``: images are drawn; ``blocked``: groups are drawn, or for stacks a run of neighbours, so
             that no test image has its like in the pool.
         count: number of splits. The first n of them are the same whatever the count.
-        test_fraction: share of the test images, in (0, 1).
+        test_fraction: fraction of the test images, in (0, 1).
         block: as in :class:`Target`.
 
     Returns:

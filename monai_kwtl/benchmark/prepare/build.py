@@ -1,4 +1,4 @@
-"""From a publisher's files to ``images/`` and ``labels/`` of the same names."""
+"""Conversion of a publisher's files to ``images/`` and ``labels/`` of the same names."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Builder:
         self.sizes[kind][name] = size
 
     def add_file(self, kind: str, name: str, suffix: str, content: bytes, called: str) -> None:
-        """An image, whose file stays as it is, or a mask."""
+        """Add an image, whose file stays as it is, or a mask."""
         path = self._scratch.with_suffix(suffix.lower())
         path.write_bytes(content)
         try:
@@ -87,7 +87,7 @@ class _Builder:
             path.unlink()
 
     def add_archive(self, path: Path, part: Part, called: str) -> None:
-        """The images and masks of an archive; what else is in it is passed over."""
+        """Add the images and masks of an archive; what else is in it is passed over."""
         patterns = {"images": part.images, "labels": part.labels}
         with open_archive(path, part.limit, called) as members:
             for member in members:
@@ -99,7 +99,7 @@ class _Builder:
                         self.add_file(kind, found["name"], suffix, member.read(), called)
 
     def add_stack(self, path: Path, part: Part, called: str) -> None:
-        """The pages of a stack, each a PNG of the same pixels."""
+        """Add the pages of a stack, each a PNG of the same pixels."""
         kind = part.stack or "images"
         try:
             with open_image(path) as file:
@@ -121,7 +121,7 @@ class _Builder:
             raise KWTLError(f"{called}: cannot be read ({error}); fetch it again") from error
 
     def check(self) -> int:
-        """The number of images, where each has a mask of its size and no mask is left over."""
+        """Return the number of images, where each has a mask of its size and no mask is left over."""
         images, labels = self.sizes["images"], self.sizes["labels"]
         for kind, found in self.sizes.items():
             if not found:
@@ -147,7 +147,7 @@ def _describe(name: str, recipe: Recipe, taken: Sequence[_Taken], count: int) ->
 
 
 def _take(part: Part, source: str | None, checksum: Checksum | None, path: Path, say: Callable) -> tuple[Path, _Taken]:
-    """The file of a part on the disk, checked."""
+    """Return the file of a part on the disk, checked."""
     where = source or part.url
     wanted = checksum if source else part.checksum
     if is_url(where):

@@ -25,7 +25,7 @@ _DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 
 def read_checksum(text: str) -> Checksum:
-    """``sha256:<64 hexadecimal digits>``, or md5, sha1, sha512, as a checksum.
+    """Parse ``sha256:<64 hexadecimal digits>``, or md5, sha1, sha512, as a checksum.
 
     Raises:
         KWTLError: for anything else.
@@ -38,7 +38,7 @@ def read_checksum(text: str) -> Checksum:
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is fetched from the network; everything else is a path."""
+    """Return True if a source is fetched from the network; everything else is a path."""
     return urllib.parse.urlsplit(source).scheme.lower() in ("http", "https")
 
 

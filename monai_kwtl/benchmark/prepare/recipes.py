@@ -1,4 +1,4 @@
-"""Where the paper's five data sets are published, and which of their files are images and masks."""
+"""Sources of the paper's five data sets, and which of their files are images and masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a file must hash to, hexadecimal."""
+    """Hash that a file must have, hexadecimal."""
 
     algorithm: str
     digest: str

@@ -90,7 +90,7 @@ class Job:
 
 
 def cells_of(config: Config) -> list[tuple[Case, Key]]:
-    """Every cell of a grid, in the order of the results' rows.
+    """Return every cell of a grid, in the order of the results' rows.
 
     ``full`` has one cell a split, of the budget of all pool images, in shots; ``pretext_only`` one, of budget 0.
     Methods in rounds have budgets in pixels only.
@@ -164,7 +164,7 @@ def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, str, dict[str, An
 
 
 def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
-    """The jobs of cells, each once however many cells share it, and the job that has the result of each cell.
+    """Return the jobs of cells, each once however many share it, and the job that has the result of each cell.
 
     Cells whose settings come to the same are one job: a strategy that needs no scores is the same whatever scores.
 

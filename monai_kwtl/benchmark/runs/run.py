@@ -151,7 +151,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _write_about(folder: Path, config: Config, about: Mapping[str, Any]) -> None:
-    """Write what the numbers were made with: knobs but those of places, schedule, settings of targets, versions."""
+    """Write what the numbers were made with: options but those of places, schedule, settings of targets, versions."""
     knobs = dataclasses.asdict(config)
     for place in ("data_dir", "output_dir", "ray_address", "ckpt"):
         del knobs[place]
@@ -264,12 +264,12 @@ def _check_resources(resources: dict[str, float], config: Config, cuda: bool) ->
 
 
 def ray_installed() -> bool:
-    """Whether Ray can be used here."""
+    """Return True if Ray can be used here."""
     return importlib.util.find_spec("ray") is not None
 
 
 def choose_runner(name: str) -> Runner:
-    """The runner of a name: ``loop``, ``ray``, or ``auto``, which is Ray where it is installed.
+    """Return the runner of a name: ``loop``, ``ray``, or ``auto``, which is Ray where it is installed.
 
     Raises:
         KWTLError: for ``ray`` where it is not installed.

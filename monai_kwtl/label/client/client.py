@@ -81,7 +81,7 @@ class LabelServer:
         return json.loads(self.call("POST", path, query, json=dict(params or {})))
 
     def get(self, path: str, **query: Any) -> bytes:
-        """GET."""
+        """Return the JSON of the answer to a GET."""
         return self.call("GET", path, query)
 
     def put_label(self, identity: str, path: Path, params: Mapping[str, Any], tag: str = "final") -> dict[str, Any]:
@@ -96,7 +96,7 @@ class LabelServer:
         return self.call("POST", f"/infer/{model}", query, data=fields)
 
     def image_names(self) -> dict[str, str]:
-        """{id: file name} of all images."""
+        """Return {id: file name} of all images."""
         objects = json.loads(self.get("/datastore/", output="all"))["objects"]
         return {identity: identity + entry["image"]["ext"] for identity, entry in objects.items()}
 

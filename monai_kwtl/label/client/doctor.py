@@ -1,4 +1,4 @@
-"""What is wrong with an installation of the label server, and the mend."""
+"""Checks of an installation of the label server, and how to fix it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TESTED = "0.8.5"
 
 
 def packages() -> list[Finding]:
-    """Whether MONAI Label is there, in the tested version, and what it imports."""
+    """Check that MONAI Label is there, in the tested version, with what it imports."""
     found: list[Finding] = []
     version = importlib.metadata.version("monailabel")
     same = Version(version).base_version == TESTED
@@ -67,7 +67,7 @@ def packages() -> list[Finding]:
 
 
 def server_starts() -> Finding:
-    """Whether the server's program can be imported, in a process of its own."""
+    """Check that the server's program can be imported, in a process of its own."""
     command = [sys.executable, "-c", "import monailabel.app, monai_kwtl.label.app"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -77,7 +77,7 @@ def server_starts() -> Finding:
 
 
 def studies_findings(folder: str) -> list[Finding]:
-    """Whether a folder of images can be labelled."""
+    """Check that a folder of images can be labelled."""
     found: list[Finding] = []
     try:
         items = Studies(folder).items()
@@ -103,7 +103,7 @@ def studies_findings(folder: str) -> list[Finding]:
 
 
 def app_findings(folder: str) -> list[Finding]:
-    """Whether the folder of an app is whole."""
+    """Check that the folder of an app is whole."""
     found: list[Finding] = []
     try:
         read_settings(folder)
@@ -123,7 +123,7 @@ def app_findings(folder: str) -> list[Finding]:
 
 
 def findings(studies: str | None, app: str | None, server: LabelServer | None) -> list[Finding]:
-    """Everything that was asked for."""
+    """Return the results of every check that was asked for."""
     found = packages()
     found.append(server_starts())
     found += studies_findings(studies) if studies else []

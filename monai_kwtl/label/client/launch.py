@@ -51,7 +51,7 @@ def enter_label_environment(arguments: list[str]) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
+    """Return True if an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -59,7 +59,7 @@ def is_loopback(host: str) -> bool:
 
 
 def server_token(host: str, token: str | None) -> str | None:
-    """The token that clients must send: what was given, or made for an address that other machines reach.
+    """Return the token that clients must send: as given, or made for an address that other machines reach.
 
     Args:
         host: address that the server listens on.
@@ -79,7 +79,7 @@ def server_token(host: str, token: str | None) -> str | None:
 
 
 def access_line(host: str, token: str | None) -> str:
-    """What a server at this address allows, and to whom, in a line."""
+    """Say in a line what a server at this address allows, and to whom."""
     may = "read all images and labels here, change and delete them, and start trainings"
     who = "every user and program of this machine" if is_loopback(host) else "whoever reaches this address"
     if not token:
@@ -88,7 +88,7 @@ def access_line(host: str, token: str | None) -> str:
 
 
 def server_environment(token: str | None = None, upload_mib: int = 1024) -> dict[str, str]:
-    """The environment variables that the server needs; what the user has set stays.
+    """Return the environment variables that the server needs; what the user has set stays.
 
     Args:
         token: that clients must send; None: none.
@@ -104,7 +104,7 @@ def server_environment(token: str | None = None, upload_mib: int = 1024) -> dict
 
 
 def server_command(app_dir: Path, studies: Path, host: str, port: int) -> list[str]:
-    """The command line of the server.
+    """Return the command line of the server.
 
     Raises:
         KWTLError: when the port is taken, or the address is not this machine's.

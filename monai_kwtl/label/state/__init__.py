@@ -1,4 +1,4 @@
-"""What the MONAI Label server remembers: images, leases, scores, outlines, labels and weights."""
+"""State of the MONAI Label server: images, leases, scores, outlines, labels and weights."""
 
 import lazy_loader
 

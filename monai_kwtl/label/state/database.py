@@ -1,4 +1,4 @@
-"""What the label server has to remember between calls and processes: scores, who labels what, and what is labelled."""
+"""Database of the label server, kept between calls and processes: scores, leases and labels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Lease(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Which version of a label counts.
+    """Version of a label in use.
 
     Args:
         id: of the image.
@@ -76,7 +76,7 @@ class Kept(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """What scores of one kind depend on besides the image."""
+    """Settings that scores of one kind depend on besides the image."""
 
     method: str
     model: str
@@ -182,20 +182,20 @@ class Sidecar:
         return None if row is None else row[0]
 
     def scorings(self, method: str) -> list[Scoring]:
-        """The kinds of scores there are of a method, the one begun last first."""
+        """Return the kinds of scores there are of a method, the one begun last first."""
         query = "SELECT method, model, settings, window, step FROM scorings WHERE method=? ORDER BY id DESC"
         with self._open() as database:
             return [Scoring(*row) for row in database.execute(query, (method,))]
 
     def unscored(self, scoring: Scoring, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The items that have no scores of this kind."""
+        """Return the items that have no scores of this kind."""
         with self._open() as database:
             number = self._number(database, scoring)
             found = set(database.execute("SELECT image, page FROM scores WHERE scoring=?", (number,)))
         return [item for item in items if _key(item) not in found]
 
     def get(self, scoring: Scoring, item: Mapping[str, Any]) -> ImageScores | None:
-        """The scores of an image; None where there are none, or they do not belong to its size."""
+        """Return the scores of an image; None where there are none, or they do not belong to its size."""
         seen = (scoring, _key(item), item["name"])
         scores = self._seen.get(seen)  # another thread may empty it at any moment
         if scores is None:
@@ -207,7 +207,7 @@ class Sidecar:
         return scores
 
     def score_map(self, scoring: Scoring, item: Mapping[str, Any]) -> np.ndarray | None:
-        """The score map of an image, float32 (H, W), in 256 steps; None where it was not kept."""
+        """Return the score map of an image, float32 (H, W), in 256 steps; None where it was not kept."""
         blob = self._blob(scoring, item, "maps")
         return unpack_map(unpack(io.BytesIO(blob), ("score", "score_top"))) if blob else None
 
@@ -236,7 +236,7 @@ class Sidecar:
             yield Leases(database)
 
     def leases(self, item: Mapping[str, Any]) -> list[Lease]:
-        """Everything that was ever given out of an image and has not come back, run out or not."""
+        """Return every lease of an image that has not come back, run out or not."""
         with self._open() as database:
             return [
                 lease for lease in Leases(database).all() if (lease.image, lease.page) == (_key(item)[0], item["page"])
@@ -250,12 +250,12 @@ class Sidecar:
     # --- labels -------------------------------------------------------------------------------------------------------
 
     def labels(self) -> dict[tuple[str, str], Kept]:
-        """{(id, tag): which version counts} of all labels that were ever kept, those taken away too."""
+        """Return {(id, tag): version in use} of all labels that were ever kept, those taken away too."""
         with self._open() as database:
             return {(row[0], row[1]): Kept(*row[:5], bool(row[5])) for row in database.execute("SELECT * FROM labels")}
 
     def label(self, identity: str, tag: str) -> Kept | None:
-        """Which version of a label counts; None where none was ever kept."""
+        """Return the version of a label in use; None where none was ever kept."""
         with self._open() as database:
             return self._label(database, identity, tag)
 
@@ -317,7 +317,7 @@ class Sidecar:
         database.executemany("INSERT OR IGNORE INTO known VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def known(self) -> dict[tuple[str, int | None], list[Box]]:
-        """{(SHA-256, page): the labelled regions} of all images that have any."""
+        """Return {(SHA-256, page): the labelled regions} of all images that have any."""
         found: dict[tuple[str, int | None], list[Box]] = {}
         with self._open() as database:
             for image, page, *box in database.execute("SELECT * FROM known ORDER BY image, page, y, x, width, height"):
@@ -332,7 +332,7 @@ class Leases:
         self._database = database
 
     def all(self) -> list[Lease]:
-        """Every lease, run out or not, the oldest first."""
+        """Return every lease, run out or not, the oldest first."""
         rows = self._database.execute("SELECT * FROM leases ORDER BY id")
         return [
             Lease(number, client, mode, image, None if page < 0 else page, Box(*box), until)
@@ -340,7 +340,7 @@ class Leases:
         ]
 
     def live(self) -> list[Lease]:
-        """The leases that have not run out."""
+        """Return the leases that have not run out."""
         now = time.time()
         return [lease for lease in self.all() if lease.until > now]
 

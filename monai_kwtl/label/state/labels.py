@@ -47,12 +47,12 @@ class Imported(NamedTuple):
 
 
 def whole(item: Mapping[str, Any]) -> Box:
-    """All of an image."""
+    """Return all of an image."""
     return Box(0, 0, item["width"], item["height"])
 
 
 def read_masks(path: Path, pages: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """The masks of an image's pages, bool (H, W) each.
+    """Read the masks of an image's pages, bool (H, W) each.
 
     Raises:
         KWTLError: when the file cannot be read or a mask is of another size than its image.
@@ -78,7 +78,7 @@ def write_masks(path: Path, masks: Sequence[np.ndarray]) -> None:
 
 
 def asked_boxes(params: Mapping[str, Any], item: Mapping[str, Any]) -> list[Box] | None:
-    """The regions that a label's parameters name: ``region``, ``regions`` or ``whole_image``; None where none does.
+    """Return the regions that a label names by ``region``, ``regions`` or ``whole_image``; None where none does.
 
     Raises:
         KWTLError: for a region that is none, or leaves the image.
@@ -106,7 +106,7 @@ def asked_boxes(params: Mapping[str, Any], item: Mapping[str, Any]) -> list[Box]
 
 
 def served_boxes(leases: Sequence[Lease], client: str | None) -> list[Box] | None:
-    """The regions that a client was given of an image; None where it was given the whole image last, or nothing.
+    """Return the regions of an image that a client was given; None where it got the whole image last, or nothing.
 
     Raises:
         KWTLError: when several clients have regions of the image, and it is not said which one sends the label.
@@ -217,7 +217,7 @@ def _unconfirmed(what: str) -> KWTLError:
 
 
 def _looks_inverted(mask: np.ndarray, of: int) -> bool:
-    """Whether the foreground is more than 60 % of so many pixels, and nine tenths of it hold together."""
+    """Return True if foreground is more than 60 % of so many pixels, and nine tenths of it hold together."""
     foreground = np.count_nonzero(mask)
     if foreground <= _MOST * of:
         return False
@@ -225,7 +225,7 @@ def _looks_inverted(mask: np.ndarray, of: int) -> bool:
 
 
 def _looks_like_a_picture(pixels: np.ndarray) -> bool:
-    """Whether an image has many values, and neighbours that are no background mostly differ.
+    """Return True if an image has many values, and neighbours that are no background mostly differ.
 
     Label images and CVAT's coloured masks have many values, too, but one inside each cell.
     """
@@ -252,7 +252,7 @@ def _pixels(path: Path, page: int | None) -> np.ndarray:
 def _mask(
     path: Path, item: Mapping[str, Any], asked: list[Box] | None, alone: bool, confirmed: set[str]
 ) -> tuple[np.ndarray, bool]:
-    """The mask of an image out of a file that holds all of it, or the one region that was named; whether all of it."""
+    """Read an image's mask from a file of all of it, or of the one region that was named; and whether all of it."""
     page = item["page"]
     if alone and page is not None:  # a label of one page may be a file of one image
         try:

@@ -27,7 +27,7 @@ OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
 
 
 class Outlines(NamedTuple):
-    """What a file of outlines says about one image (page).
+    """Content of a file of outlines about one image (page).
 
     Args:
         mask: bool, (H, W), the cells.
@@ -116,12 +116,12 @@ def _asap(content: bytes) -> Iterator[Feature]:
 
 
 def mask_outlines(mask: np.ndarray) -> list[shapely.Polygon]:
-    """The outline of each cell of a mask, (H, W), along pixel edges."""
+    """Return the outline of each cell of a mask, (H, W), along pixel edges."""
     return mask_polygons(number_objects(mask))
 
 
 def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str = "Cell") -> dict[str, Any]:
-    """Polygons as GeoJSON that QuPath opens.
+    """Return polygons as GeoJSON that QuPath opens.
 
     Args:
         polygons: as from :func:`mask_outlines`.
@@ -142,7 +142,7 @@ def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str
 
 
 def xml(polygons: Sequence[shapely.Polygon], name: str = "Cell") -> bytes:
-    """Polygons as the XML that MONAI Label's viewers read; it knows no holes."""
+    """Return polygons as the XML that MONAI Label's viewers read; it knows no holes."""
     root = ElementTree.Element("ASAP_Annotations")
     annotations = ElementTree.SubElement(root, "Annotations")
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""What to label next, as pure functions of window scores, of what is labelled and of what others are labelling."""
+"""Ranking of what to label next, as pure functions of window scores, labels and what others are labelling."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Pick(NamedTuple):
 
 
 def unscored(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
-    """An image whose windows all have the score 0, for random choice."""
+    """Return an image whose windows all have the score 0, for random choice."""
     grid = WindowGrid(item["height"], item["width"], window, step)
     cells = np.zeros((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
     return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)), cells)
 
 
 def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.ndarray]:
-    """Scores with what lies in the boxes taken away.
+    """Return scores without what lies in the boxes.
 
     A cell of the grid that is taken in part keeps its score in proportion.
 
@@ -46,7 +46,7 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
         boxes: labelled, or being labelled.
 
     Returns:
-        The scores, and for each window the share of it that is not taken.
+        The scores, and for each window the fraction of it that is not taken.
     """
     grid = scores.grid
     if not boxes:
@@ -69,7 +69,7 @@ def _box(scores: ImageScores, window: int) -> Box:
 def best_regions(
     pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "balanced", seed: int = 0
 ) -> list[Pick]:
-    """The next regions of a pool, best first.
+    """Return the next regions of a pool, best first.
 
     Regions are chosen by one of :data:`monai_kwtl.selection.STRATEGIES`, one after the other, each where it is not
     mostly taken, by those before it as well. ``balanced`` chooses among windows that nothing taken touches, where all
@@ -114,7 +114,7 @@ def best_regions(
 
 
 def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], seed: int) -> list[Pick]:
-    """The next regions by ``balanced``, the same however many are asked for; none where none is left untouched."""
+    """Return the next regions by ``balanced``, the same however many are asked for; none where all are touched."""
     if any(scores.features is None for scores in pool):
         return []
     covered = []
@@ -146,7 +146,7 @@ def _touch(one: Box, other: Box) -> bool:
 def best_images(
     pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
 ) -> list[Pick]:
-    """The next images of a pool, each with its best region; an image counts for as much as that.
+    """Return the next images of a pool, each with its best region; an image counts for as much as that.
 
     Args:
         pool: as for :func:`best_regions`.

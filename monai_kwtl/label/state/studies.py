@@ -21,13 +21,13 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """File name without its image suffix, and the suffix; ``a.b.PNG`` gives ``a.b`` and ``.PNG``."""
+    """Split a file name into stem and image suffix; ``a.b.PNG`` gives ``a.b`` and ``.PNG``."""
     suffix = max((s for s in SUFFIXES if name.lower().endswith(s)), key=len, default=os.path.splitext(name)[1])
     return (name[: -len(suffix)], name[-len(suffix) :]) if suffix else (name, "")
 
 
 def image_id(name: str) -> str:
-    """MONAI Label's id of an image: its file name without suffix."""
+    """Return MONAI Label's id of an image: its file name without suffix."""
     return split_suffix(os.path.basename(name))[0]
 
 
@@ -46,12 +46,12 @@ class Studies:
 
     @property
     def image_dir(self) -> Path:
-        """Where the images themselves lie."""
+        """Folder of the images themselves."""
         inner = self.folder / "images"
         return inner if inner.is_dir() else self.folder
 
     def items(self) -> list[dict[str, Any]]:
-        """The readable images, one item a page; files are read again only where their size or time changed.
+        """Return the readable images, an item a page; files are read again only where their size or time changed.
 
         What cannot be read, or shares its id with another image, is left out, and named in :attr:`unreadable`.
 
@@ -101,7 +101,7 @@ class Studies:
             logger.warning(f"left out until they change: {', '.join(new[:20])}{more}")
 
     def pages(self, identity: str) -> list[dict[str, Any]]:
-        """The items of one image, one for a file of one page; empty where there is no such image that can be read."""
+        """Return the items of one image, one for a file of one page; empty where there is no such readable image."""
         try:
             return [item for item in self.items() if image_id(item["name"]) == identity]
         except KWTLError:

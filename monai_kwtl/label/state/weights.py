@@ -87,14 +87,14 @@ class ModelFolder:
 
     @staticmethod
     def note(weights: Path) -> dict[str, Any]:
-        """The note beside weights; empty where there is none."""
+        """Return the note beside weights; empty where there is none."""
         try:
             return json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
 
     def sha256(self) -> str:
-        """SHA-256 of the weights that the app works with.
+        """Return the SHA-256 of the weights that the app works with.
 
         Raises:
             KWTLError: when there are none.
@@ -108,7 +108,7 @@ class ModelFolder:
         return self._hash[1]
 
     def network(self) -> nn.Module:
-        """The network that the app works with, for inference; loaded again when the weights have changed."""
+        """Return the network that the app works with, for inference; loaded again when the weights have changed."""
         digest = self.sha256()
         if self._network is None or self._network[0] != digest:
             network = load_network(self.current, device=self.device)

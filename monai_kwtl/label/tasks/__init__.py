@@ -1,4 +1,4 @@
-"""What the MONAI Label server does: segment, train, score, and choose what is labelled next."""
+"""Tasks of the MONAI Label server: segment, train, score, and choose what is labelled next."""
 
 import lazy_loader
 

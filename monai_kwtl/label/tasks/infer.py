@@ -56,11 +56,11 @@ class KWTLInfer(BasicInferTask):
         self.tiled = tiles(settings.tile, settings.amp)
 
     def pre_transforms(self, data: Any = None) -> Sequence[Any]:
-        """None: images are read by the core."""
+        """Return None: images are read by the core."""
         return []
 
     def post_transforms(self, data: Any = None) -> Sequence[Any]:
-        """None: masks are made by the core."""
+        """Return None: masks are made by the core."""
         return []
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[str, dict[str, Any]]:
@@ -174,5 +174,5 @@ class _DropoutInfer(KWTLInfer):
 
 
 def epistemic_infer(settings: LabelSettings, studies: Studies, models: ModelFolder) -> KWTLInfer:
-    """The infer task that MONAI Label's own ``EpistemicScoring`` runs, for comparison: FCRN with dropout at work."""
+    """Make the task that MONAI Label's own ``EpistemicScoring`` runs, for comparison: FCRN with dropout at work."""
     return _DropoutInfer(settings, studies, models)

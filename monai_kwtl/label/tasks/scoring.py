@@ -31,7 +31,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def unlabelled(studies: Studies, sidecar: Sidecar) -> list[dict[str, Any]]:
-    """The items of which something is left to label."""
+    """Return the items of which something is left to label."""
     known = sidecar.known()
     return [item for item in studies.items() if whole(item) not in known.get((item["sha256"], item["page"]), ())]
 
@@ -77,7 +77,7 @@ class KWTLScoring(ScoringMethod):
         self._settings_hash = settings_hash(depends_on, settings.window, settings.step)
 
     def scoring(self) -> Scoring:
-        """What scores of this method depend on at present."""
+        """Return what scores of this method depend on at present."""
         return Scoring(self.method, self.models.sha256(), self._settings_hash, self.settings.window, self.settings.step)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

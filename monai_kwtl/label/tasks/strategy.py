@@ -1,4 +1,4 @@
-"""What to label next: one strategy a scoring method, and random choice, behind the same interface. Needs monailabel."""
+"""Strategies of what to label next: one a scoring method, and random choice. Needs monailabel."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class KWTLStrategy(Strategy):
     # --- scores -------------------------------------------------------------------------------------------------------
 
     def _ranked(self, items: list[dict[str, Any]]) -> Ranked:
-        """Scores of the present weights if all have them, else of former ones if all have those, else what there is."""
+        """Return scores of the present weights if all have them, else of former ones if all have those, else any."""
         if self.scoring is None:
             pool = [unscored(item, self.settings.window, self.settings.step) for item in items]
             return Ranked(items, pool, "fresh", 0, None)
@@ -137,7 +137,7 @@ class KWTLStrategy(Strategy):
         return max(found, key=lambda ranked: len(ranked.items))._replace(status="missing")
 
     def _patches(self, ranked: Ranked, request: Mapping[str, Any]) -> Ranked:
-        """Scores of windows of the size that the client asks for."""
+        """Return scores of windows of the size that the client asks for."""
         size = request.get("patch_size")
         if size is None:
             return ranked

@@ -32,7 +32,7 @@ logger = logging.getLogger("monai_kwtl")
 
 
 def labelled_regions(datastore: KWTLDatastore, studies: Studies, sidecar: Sidecar) -> list[Region]:
-    """Where images are labelled; masks that were put there by hand since the last look count as complete.
+    """Return where images are labelled; masks put there by hand since the last look count as complete.
 
     Raises:
         KWTLError: when nothing is labelled.
@@ -75,12 +75,12 @@ class KWTLTrain(TrainTask):
         self._stats: dict[str, Any] = {}
 
     def config(self) -> dict[str, Any]:
-        """What a viewer may change."""
+        """Return what a viewer may change."""
         settings = self.settings.training().items()
         return {name: value for name, value in settings if name in TRAINING_OPTIONS} | {"from_last": False}
 
     def stats(self) -> dict[str, Any]:
-        """Of the last training; ``interrupted`` names one that was killed, which ``resume`` goes on with."""
+        """Return those of the last training; ``interrupted`` names one that was killed, which ``resume`` continues."""
         note = self.models.note(self.models.current)
         if self.models.current.is_file() and note.get("sha256") != self.models.sha256():
             note = {}  # of other weights: what publishes was killed in between
@@ -92,7 +92,7 @@ class KWTLTrain(TrainTask):
         """Train.
 
         Args:
-            request: knobs of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
+            request: options of ``train.json``: ``steps``, ``learning_rate``, ``crop``, ``batch_size``, ``held_out``,
                 ``seed``, ``amp``, ``foreground_weight``; ``from_last``, true goes on from the weights in use instead of
                 those the app began with; ``rescore``, false leaves the old scores; ``resume``, true goes on with the
                 training that was interrupted, by its own request.
@@ -103,7 +103,7 @@ class KWTLTrain(TrainTask):
             scorings.
 
         Raises:
-            HTTPException: 400 when nothing is labelled, or a knob is out of range; the weights in use stay.
+            HTTPException: 400 when nothing is labelled, or an option is out of range; the weights in use stay.
         """
         begun = time.time()
         with answered():

@@ -142,7 +142,7 @@ def read_features(document: Any, check: Checker) -> Iterator[Feature]:
 
 
 def _polygons(geometry: Mapping, depth: int = 0) -> list[Rings]:
-    """The rings of each polygon; none of points and lines."""
+    """Return the rings of each polygon; none of points and lines."""
     kind, coordinates, parts = (geometry.get(key) for key in ("type", "coordinates", "geometries"))
     if kind == "Polygon" and isinstance(coordinates, list):
         return [ring_arrays(coordinates)]
@@ -203,7 +203,7 @@ class _File:
                 self.outlines.append(feature)
 
     def region(self, feature: Feature, regions: Mapping[int, Region]) -> Region:
-        """The region that a rectangle stands for, by its name and its place."""
+        """Return the region that a rectangle stands for, by its name and its place."""
         match = re.fullmatch(r"rank ([1-9]\d{0,9})", feature.name.strip()) if isinstance(feature.name, str) else None
         region = regions.get(int(match[1])) if match else None
         if region is None:

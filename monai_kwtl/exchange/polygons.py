@@ -154,7 +154,7 @@ def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice
 
 
 def _paint_cost(rings: Iterable[np.ndarray], height: int, width: int) -> int:
-    """How much work :func:`paint_rings` has with rings: crossings of edges and pixel rows, and pixels looked at."""
+    """Estimate the work of :func:`paint_rings`: crossings of edges and pixel rows, and pixels looked at."""
     cost = 0
     for ring in rings:
         if len(ring) >= 3:

@@ -82,7 +82,7 @@ def read_project(folder: str | os.PathLike) -> list[Round]:
 
 
 def regions_of(entry: Round) -> list[Region]:
-    """The regions that a round handed out."""
+    """Return the regions that a round handed out."""
     return [region_of(region) for region in entry["selection"]["regions"]]
 
 

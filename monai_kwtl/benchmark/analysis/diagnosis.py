@@ -159,7 +159,7 @@ def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share
 
 
 def summary(table: Table) -> Table:
-    """Means over splits and seeds of :func:`diagnose`, a row for each method and budget, the best IoU first."""
+    """Average :func:`diagnose` over splits and seeds, a row for each method and budget, the best IoU first."""
     keys = [*_PANEL, "method"]
     groups = table.data.groupby(keys, sort=False)
     means = groups[[name for name in _FORMS if name not in keys]].mean()

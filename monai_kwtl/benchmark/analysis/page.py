@@ -105,7 +105,7 @@ def tables_of(rows: pd.DataFrame, times: pd.DataFrame) -> dict[str, Table]:
 
 
 def _by_scope(table: Table, lines: Callable[[Table], list[str]]) -> list[str]:
-    """A table in parts, one for each target, protocol, schedule and kind of budget, each folded under its title."""
+    """Return a table in parts, for each target, protocol, schedule and kind of budget, each folded under its title."""
     keys = [name for name in _TITLE if name in table.data]
     found: list[str] = []
     for (target, protocol, schedule, *kind), rows in table.parts(keys).items():
@@ -116,7 +116,7 @@ def _by_scope(table: Table, lines: Callable[[Table], list[str]]) -> list[str]:
 
 
 def _about(about: Mapping[str, Any], rows: pd.DataFrame) -> list[str]:
-    """What the results were measured on: what is given, and what the rows say."""
+    """Describe what the results were measured on: what is given, and what the rows say."""
     facts: dict[str, Any] = {}
     for key, value in about.items():
         inner = value if isinstance(value, Mapping) else {"": value}
@@ -129,7 +129,7 @@ def _about(about: Mapping[str, Any], rows: pd.DataFrame) -> list[str]:
 
 
 def _missing(table: Table, rows: pd.DataFrame) -> list[str]:
-    """What is said of missing cells."""
+    """Describe the missing cells."""
     if rows.empty:
         return ["Every cell: there are no results yet."]
     if table.data.empty:
@@ -139,7 +139,7 @@ def _missing(table: Table, rows: pd.DataFrame) -> list[str]:
 
 
 def _text(tables: dict[str, Table], drawn: set[str], rows: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """The page in Markdown."""
+    """Write the page in Markdown."""
 
     def table(name: str) -> str:
         return _NONE if tables[name].data.empty else "\n".join(tables[name].markdown())

@@ -50,7 +50,7 @@ class LabelServer:
         return request
 
     def call(self, method: str, path: str, query: Mapping[str, Any] | None = None, **content: Any) -> bytes:
-        """One request; returns the body of the answer.
+        """Send one request; return the body of the answer.
 
         Args:
             method: of HTTP.
@@ -77,7 +77,7 @@ class LabelServer:
         return answer.content
 
     def post(self, path: str, params: Mapping[str, Any] | None = None, **query: Any) -> dict[str, Any]:
-        """POST JSON, get JSON."""
+        """Send JSON by POST, return the JSON of the answer."""
         return json.loads(self.call("POST", path, query, json=dict(params or {})))
 
     def get(self, path: str, **query: Any) -> bytes:
@@ -91,7 +91,7 @@ class LabelServer:
         return json.loads(self.call("PUT", "/datastore/label", query, data=fields, files=files))
 
     def infer(self, identity: str, params: Mapping[str, Any] | None = None, model: str = "kwtl") -> bytes:
-        """The predicted mask of an image, as a file."""
+        """Get the predicted mask of an image, as a file."""
         query, fields = {"image": identity, "output": "image"}, {"params": json.dumps(dict(params or {}))}
         return self.call("POST", f"/infer/{model}", query, data=fields)
 

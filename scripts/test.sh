@@ -50,14 +50,16 @@ lint=0
 "$VENV_PYTHON" -m ruff check . || lint=$?
 tests=0
 server=0
-if [ "$label" -eq 1 ]; then
+if [ "$named" -eq 1 ]; then
+    run_tests "$VENV_PYTHON" -m pytest || tests=$?
+else
     run_tests "$VENV_PYTHON" -m pytest --ignore=tests/label || tests=$?
+fi
+if [ "$label" -eq 1 ]; then
     bash scripts/label_setup.sh test
     run_tests .venv-label/bin/python -m pytest tests/label || server=$?
     # 5: none of the tests that were asked for is there
     if [ "$server" -eq 5 ] && [ "$#" -gt 0 ]; then server=0; fi
-else
-    run_tests "$VENV_PYTHON" -m pytest || tests=$?
 fi
 
 if [ -s "$KWTL_SKIPPED" ]; then

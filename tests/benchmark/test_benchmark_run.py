@@ -42,7 +42,7 @@ def test_columns_are_those_that_statistics_and_figures_read():
         "target,protocol,split,seed,schedule,variant,method,budget_kind,budget,mean_iou,pooled_iou,dice,windows,"
         "unique_pixels,images,objects,foreground_share,over_prediction,under_prediction,device"
     )
-    assert TIME_COLUMNS == (*COLUMNS[:9], "select_seconds", "train_seconds")
+    assert TIME_COLUMNS == [*COLUMNS[:9], "select_seconds", "train_seconds"]
 
 
 def test_a_grid_has_a_row_a_cell_sorted_with_fractions(knobs, tmp_path):

@@ -85,7 +85,7 @@ def _paper_rows(scopes: pd.DataFrame, table_2: Mapping[str, Any]) -> pd.DataFram
         for budget, iou in found.items()
     ]
     absent = [(target, "random", "-", "base", "shots") for target in table_2 if target not in set(scopes["target"])]
-    scopes = pd.concat([scopes, pd.DataFrame(absent, columns=SCOPE, dtype=str)])
+    scopes = pd.DataFrame([*scopes.itertuples(index=False), *absent], columns=SCOPE)
     theirs = pd.DataFrame(numbers, columns=["target", "method", "budget", "paper %"]).astype({"budget": float})
     return scopes[scopes["protocol"] == "random"].merge(theirs, on="target")
 
@@ -126,8 +126,9 @@ def short_table(rows: pd.DataFrame, paper: Mapping[str, Any]) -> Table:
     ours = _counted(_means(pd.concat([with_budget, at_all]), [*SCOPE, "method", "budget"], rows))
     ours["text"] = [_short(*values) for values in ours[["mean IoU %", "std", "runs"]].itertuples(index=False)]
     theirs["text"] = [f"{value:.1f}" for value in theirs["paper %"]]
-    found = pd.concat([ours.assign(published=False), theirs.assign(published=True)])
     names = [*SCOPE[:3], "published", "method"]
+    columns = [*names, "budget", "text"]
+    found = pd.concat([ours.assign(published=False)[columns], theirs.assign(published=True)[columns]])
     found = in_order(found.pivot(index=names, columns="budget", values="text").reset_index(), names)
     found["method"] = found["method"].where(~found["published"], found["method"] + ", as published")
     found["schedule"] = found["schedule"].mask(found["published"], "paper")
@@ -159,8 +160,8 @@ def pseudo_label_table(rows: pd.DataFrame, paper: Mapping[str, Any]) -> Table:
                 key |= {"target": f"mean of {' and '.join(targets)}", "method": "top_k_soft"}
                 mean = ours.get((protocol, schedule, variant, float(budget)))
                 means.append(key | {"mean IoU %": mean, "paper %": theirs if protocol == "random" else None})
-    found = pd.concat([found, pd.DataFrame(means)])
-    return Table("table_3", found[[*_NAMES, "shots", *_FIGURES]], _FORMS, _HIDDEN)
+    columns = [*_NAMES, "shots", *_FIGURES]
+    return Table("table_3", pd.DataFrame([*found.to_dict("records"), *means], columns=columns), _FORMS, _HIDDEN)
 
 
 def pretext_table(rows: pd.DataFrame, paper: Mapping[str, Any]) -> Table:
@@ -175,7 +176,8 @@ def pretext_table(rows: pd.DataFrame, paper: Mapping[str, Any]) -> Table:
         for target, iou in paper["table_4"].items()
         if target not in run
     ]
-    return Table("table_4", pd.concat([means, pd.DataFrame(absent)])[[*_NAMES, *_FIGURES]], _FORMS, _HIDDEN)
+    columns = [*_NAMES, *_FIGURES]
+    return Table("table_4", pd.DataFrame([*means.to_dict("records"), *absent], columns=columns), _FORMS, _HIDDEN)
 
 
 def time_table(times: pd.DataFrame) -> Table:

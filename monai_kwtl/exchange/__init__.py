@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "unpack_counts",
             "write_cvat",
         ],
-        "geojson": ["Feature", "paint_features", "read_features", "read_qupath", "write_qupath"],
+        "geojson": ["Feature", "feature_of", "paint_features", "read_features", "read_qupath", "write_qupath"],
         "handout": ["Imported", "TOOLS", "export_regions", "import_regions"],
         "labelstudio": ["decode_brush", "encode_brush", "read_labelstudio", "write_labelstudio"],
         "masks": ["write_masks"],

@@ -30,7 +30,7 @@ from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.json_documents import Checker, parse_json, short
 from monai_kwtl.windows.box import Box, pixels_inside
 
-__all__ = ["Feature", "paint_features", "read_features", "read_qupath", "write_qupath"]
+__all__ = ["Feature", "feature_of", "paint_features", "read_features", "read_qupath", "write_qupath"]
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -73,11 +73,22 @@ def _outlines(predictions: Iterable[tuple[Region, np.ndarray]]) -> Iterator[dict
         done[region.page].append(shapely.box(*region.box.corners))
     for page, polygons in drawn.items():
         for polygon in polygons:
-            geometry = shapely.geometry.mapping(polygon)
-            if page is not None:
-                geometry["plane"] = {"c": -1, "z": page, "t": 0}
-            properties = {"objectType": "annotation", "classification": CELL}
-            yield {"type": "Feature", "geometry": geometry, "properties": properties}
+            yield feature_of(polygon, page, CELL)
+
+
+def feature_of(polygon: BaseGeometry, page: int | None, classification: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a polygon as a feature of QuPath.
+
+    Args:
+        polygon: or multi-polygon, in pixels.
+        page: of a multi-page file; becomes the z plane.
+        classification: its class, with ``name`` and, if it shall have one, ``color``.
+    """
+    geometry = shapely.geometry.mapping(polygon)
+    if page is not None:
+        geometry["plane"] = {"c": -1, "z": page, "t": 0}
+    properties = {"objectType": "annotation", "classification": classification}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def _pieces(geometry: BaseGeometry) -> list[BaseGeometry]:

@@ -10,12 +10,12 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation
 from monai_kwtl.project.file_names import region_file_names
 from monai_kwtl.project.mask_index import MaskRecord, has_record, read_record, write_record
+from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import SUFFIXES, has_suffix, read_pixels
 from monai_kwtl.selection.regions import Region
@@ -85,7 +85,7 @@ def write_masks(
         with tempfile.TemporaryDirectory(dir=output, prefix=".import.", suffix=".unfinished") as folder:
             unfinished = Path(folder)
             for name, mask in new.items():
-                Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished / name, format="PNG")
+                write_mask(unfinished / name, mask)
             for path in stale:
                 _keep(path, output / REPLACED)
                 if path.name not in new:

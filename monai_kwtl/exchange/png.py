@@ -13,6 +13,7 @@ from PIL import Image
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import Annotation, Handout, files_below
 from monai_kwtl.exchange.polygons import number_objects
+from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import SUFFIXES, read_pixels
 from monai_kwtl.selection.regions import Region
@@ -39,7 +40,7 @@ def write_png(folder: Path, handout: Handout) -> None:
     if handout.predictions is not None:
         (folder / "start").mkdir()
         for name, labels in zip(handout.names, handout.predictions, strict=True):
-            Image.fromarray((labels > 0).astype(np.uint8) * 255).save(folder / "start" / name)
+            write_mask(folder / "start" / name, labels > 0)
 
 
 def write_napari(folder: Path, handout: Handout) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from PIL import Image
 
 from monai_kwtl.errors import KWTLError, true_or_false
 from monai_kwtl.project.file_names import mask_file_names
+from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.utils.atomic import atomic_write
 
 __all__ = ["MaskSaver"]
@@ -77,7 +77,7 @@ class MaskSaver:
         """
         path = self.output_dir / self.names[(item["name"], item["page"])]
         with atomic_write(path) as unfinished:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(unfinished, format="PNG")
+            write_mask(unfinished, mask)
         return path
 
     def _summarise(self, engine: Engine) -> None:

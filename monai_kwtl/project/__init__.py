@@ -51,7 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "selection_sha256",
             "update_project",
         ],
-        "region_masks": ["MaskFolder", "check_images", "labelled_regions", "read_region_masks"],
+        "region_masks": ["MaskFolder", "check_images", "labelled_regions", "read_region_masks", "write_mask"],
         "selection_file": [
             "FORMAT",
             "SELECTION_NAME",

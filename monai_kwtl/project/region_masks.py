@@ -6,9 +6,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
@@ -17,9 +18,14 @@ from monai_kwtl.project.mask_index import has_record, read_record
 from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
 from monai_kwtl.selection.regions import Region
 
-__all__ = ["MaskFolder", "check_images", "labelled_regions", "read_region_masks"]
+__all__ = ["MaskFolder", "check_images", "labelled_regions", "read_region_masks", "write_mask"]
 
 logger = logging.getLogger("monai_kwtl")
+
+
+def write_mask(file: str | Path | BinaryIO, mask: np.ndarray) -> None:
+    """Write a mask, bool (H, W), as PNG: 0 background, 255 foreground."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
 
 
 def labelled_regions(selection: Mapping[str, Any] | None, masks_dir: str | Path) -> list[tuple[Region, str]] | None:

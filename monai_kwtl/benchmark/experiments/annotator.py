@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from monai_kwtl.data.loading import read_image, read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.file_names import region_file_names
+from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.windows.box import pixels_inside
@@ -46,7 +45,7 @@ def write_region_masks(
         if key not in labels:
             labels[key] = read_label(by_key[key])[0]
         mask = labels[key][region.box.slices]
-        Image.fromarray(mask * 255).save(Path(folder) / name)
+        write_mask(Path(folder) / name, mask)
     return len(regions)
 
 

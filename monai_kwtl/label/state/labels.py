@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
 from scipy import ndimage
 
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.state.database import Lease
 from monai_kwtl.label.state.outlines import OUTLINE_SUFFIXES, read_outlines
+from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.readers.decoding import UnreadableError
 from monai_kwtl.readers.image_files import read_pixels
 from monai_kwtl.windows.box import Box, pixels_inside
@@ -62,13 +62,13 @@ def read_masks(path: Path, pages: Sequence[Mapping[str, Any]]) -> list[np.ndarra
 
 def mask_bytes(masks: Sequence[np.ndarray], suffix: str) -> bytes:
     """Return the file of masks, 0 and 255: one as PNG, several as the pages of a TIFF, as the suffix says."""
-    pixels, stream = [mask.astype(np.uint8) * 255 for mask in masks], io.BytesIO()
+    stream = io.BytesIO()
     if suffix.lower() in (".tif", ".tiff"):
         with tifffile.TiffWriter(stream) as writer:
-            for page in pixels:
-                writer.write(page, compression="zlib", photometric="minisblack", metadata=None)
+            for mask in masks:
+                writer.write(mask.astype(np.uint8) * 255, compression="zlib", photometric="minisblack", metadata=None)
     else:
-        Image.fromarray(pixels[0]).save(stream, format="PNG")
+        write_mask(stream, masks[0])
     return stream.getvalue()
 
 

@@ -16,7 +16,7 @@ from monai_kwtl.data.folders import base_name
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.annotation import FINISHED, IGNORED, REGION_CLASSES, UNFINISHED
 from monai_kwtl.exchange.coco import CocoImage, paint_image, read_images, rings_of
-from monai_kwtl.exchange.geojson import Feature, paint_features, read_features
+from monai_kwtl.exchange.geojson import Feature, feature_of, paint_features, read_features
 from monai_kwtl.exchange.polygons import Canvas, Rings, mask_polygons, number_objects, ring_arrays
 from monai_kwtl.utils.json_documents import Checker, parse_json
 from monai_kwtl.windows.box import Box
@@ -131,13 +131,7 @@ def geojson(polygons: Sequence[BaseGeometry], page: int | None = None, name: str
     Returns:
         A FeatureCollection.
     """
-    features = []
-    for polygon in polygons:
-        geometry = shapely.geometry.mapping(polygon)
-        if page is not None:
-            geometry["plane"] = {"c": -1, "z": page, "t": 0}
-        properties = {"objectType": "annotation", "classification": {"name": name}}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    features = [feature_of(polygon, page, {"name": name}) for polygon in polygons]
     return {"type": "FeatureCollection", "features": features}
 
 

@@ -21,7 +21,7 @@ from speed_stages import add_commands
 from monai_kwtl.benchmark.analysis import diagnosis, page
 from monai_kwtl.benchmark.plan.config import Config, read_config
 from monai_kwtl.benchmark.runs.run import run_protocol
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.cli.threads import wait_asleep
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers.memory import keep_freed_memory
@@ -104,7 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one benchmark and print its table."""
-    one_line_errors()
+    install_error_hook()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.threads is not None:
         if options.threads < 1:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from monai_kwtl.benchmark.experiments.annotator import write_region_masks
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.data.folders import find_images
 from monai_kwtl.data.pool import load_pool
 from monai_kwtl.data.splits import split_pool_test
@@ -64,7 +64,7 @@ class Chain:
 
 def main() -> None:
     """Run the chain and print its table."""
-    one_line_errors()
+    install_error_hook()
     data = Path(os.environ.get("KWTL_DATA", ROOT.parent / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", help="name of a data set below KWTL_DATA, such as ssTEM")

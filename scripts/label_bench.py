@@ -24,7 +24,7 @@ import psutil
 from label_client import ROOT, data_set, running_server, set_settings
 from PIL import Image
 
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.data.folders import find_images
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
@@ -126,7 +126,7 @@ def measure_together(server: LabelServer, items: list[dict[str, Any]], annotator
 
 def main() -> None:
     """Measure, and print the table."""
-    one_line_errors()
+    install_error_hook()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", help="name of a data set below KWTL_DATA, such as ssTEM, or a folder of images")
     parser.add_argument("--images", type=int, default=20)

@@ -27,7 +27,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.bundle.paths import find_bundle
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.data.pool import load_pool
@@ -199,7 +199,7 @@ def write_results(rows: list[dict], output: Path, title: str) -> None:
 
 def main() -> None:
     """Run the rounds of every strategy and say where the curve is."""
-    one_line_errors()
+    install_error_hook()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", help="name of a data set below KWTL_DATA, such as ssTEM, or a folder with labels")
     parser.add_argument("--rounds", type=int, default=5)

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["failures", "foreign", "options", "paths", "presets", "pretext", "provenance", "workflow"],
     submod_attrs={
-        "failures": ["message_for_user", "one_line_errors"],
+        "failures": ["install_error_hook", "message_for_user"],
         "foreign": ["TRAINING_OPTIONS", "check_data", "harmless", "training_options"],
         "options": [
             "RUN_ARGUMENTS",

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.utils.distributed import FailedElsewhereError, first_to_fail, ranks
 
-__all__ = ["message_for_user", "one_line_errors"]
+__all__ = ["install_error_hook", "message_for_user"]
 
 # what to do about errors that only come of writing; Windows has no quota
 _TO_DO = dict.fromkeys(
@@ -67,7 +67,7 @@ def _failed_elsewhere(error: BaseException | None) -> bool:
     return error is not None
 
 
-def one_line_errors() -> None:
+def install_error_hook() -> None:
     """Print errors that the user can fix as one line instead of a traceback; the exit status stays 1.
 
     Those are :class:`KWTLError`, what the operating system refuses (``OSError``), and too little memory, also where

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.bundle.options import RUN_ARGUMENTS, check_command_line, checked_options, command_line
 from monai_kwtl.bundle.paths import Place
 from monai_kwtl.errors import KWTLError, true_or_false
@@ -37,7 +37,7 @@ def start(several: bool = False) -> None:
             would do all the work, and all would write the same files.
     """
     if command_line() is not None:
-        one_line_errors()
+        install_error_hook()
         keep_freed_memory()
     if several or started_together() > 1:
         connect()
@@ -117,7 +117,7 @@ class StageWorkflow(ConfigWorkflow):
     ) -> None:
         command = command_line()
         if command is not None:
-            one_line_errors()
+            install_error_hook()
         files = [str(config_file)] if isinstance(config_file, (str, os.PathLike)) else [str(f) for f in config_file]
         own = {name: options.pop(name) for name in RUN_ARGUMENTS if name in options}
         if args_file is None:  # monai.bundle has merged the overlay already

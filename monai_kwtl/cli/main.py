@@ -60,10 +60,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors that the user can fix become one line."""
     wait_asleep()
-    from monai_kwtl.bundle.failures import one_line_errors  # these import PyTorch
+    from monai_kwtl.bundle.failures import install_error_hook  # these import PyTorch
     from monai_kwtl.inferers.memory import keep_freed_memory
 
-    one_line_errors()
+    install_error_hook()
     keep_freed_memory()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in STAGES:

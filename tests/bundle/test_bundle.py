@@ -320,7 +320,7 @@ def test_select_takes_every_kind_of_image(mixed, tmp_path):
 
 def _say(error, capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    failures.one_line_errors()
+    failures.install_error_hook()
     sys.excepthook(type(error), error, error.__traceback__)
     return capsys.readouterr().err
 

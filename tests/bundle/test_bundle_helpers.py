@@ -17,7 +17,7 @@ from torch import nn
 
 import monai_kwtl
 from monai_kwtl.bundle import paths
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.bundle.paths import bundle_root, find_bundle, place
 from monai_kwtl.bundle.provenance import score_settings, versions
 from monai_kwtl.bundle.workflow import start
@@ -34,7 +34,7 @@ from monai_kwtl.utils.hashing import file_sha256
 def said(monkeypatch, capsys):
     """From an exception that nobody caught to what the user reads."""
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    one_line_errors()
+    install_error_hook()
 
     def of(error):
         try:

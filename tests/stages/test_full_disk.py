@@ -22,7 +22,7 @@ from small_disks import FileLimit, file_limit, mounted
 from stage_here import random_weights
 from stage_process import Ended, Stage
 
-from monai_kwtl.bundle.failures import one_line_errors
+from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.cli.main import main
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.project.selection_file import read_selection
@@ -178,8 +178,8 @@ def test_threads_keep_their_exceptions_but_for_tensorboard(monkeypatch):
     said = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: said.append(arguments.exc_type))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    one_line_errors()
-    one_line_errors()
+    install_error_hook()
+    install_error_hook()
 
     class _AsyncWriterThread(threading.Thread):  # as TensorBoard's is called
         pass

@@ -573,7 +573,7 @@ def test_a_process_that_is_told_to_end_says_why():
     script = (
         "import os, signal, time\nfrom monai_kwtl.bundle import failures\nfrom monai_kwtl.utils import distributed\n"
         "distributed.rendezvous = lambda *_, **__: iter([(distributed.dist.HashStore(), 0, 2)])\n"
-        "failures.one_line_errors()\ndistributed.connect()\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
+        "failures.install_error_hook()\ndistributed.connect()\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
     )
     together = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     command, environment = [sys.executable, "-c", script], os.environ | ALONE | together

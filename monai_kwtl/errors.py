@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["KWTLError", "check_number", "check_whole_number", "true_or_false"]
+__all__ = ["KWTLError", "as_bool", "check_number", "check_whole_number"]
 
 _SPELLED = {"true": True, "false": False, "1": True, "0": False}
 
@@ -43,7 +43,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
     return float(value)
 
 
-def true_or_false(value: Any, name: str) -> bool:
+def as_bool(value: Any, name: str) -> bool:
     """Return an option as a truth value: ``monai.bundle run`` leaves ``true`` and ``false`` of a command line as text.
 
     Raises:

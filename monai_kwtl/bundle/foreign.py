@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_kwtl.errors import KWTLError, check_number, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool, check_number
 
 __all__ = ["TRAINING_OPTIONS", "check_data", "harmless", "training_options"]
 
@@ -110,7 +110,7 @@ def _shown_number(value: Any) -> str:
 
 
 def _amp(name: str, value: Any) -> Any:
-    return value if value == "auto" else true_or_false(check_data(value, name), name)
+    return value if value == "auto" else as_bool(check_data(value, name), name)
 
 
 FOREGROUND_WEIGHTS = ("auto", "crop", "dataset", "pool", "none")
@@ -137,9 +137,9 @@ TRAINING_OPTIONS: dict[str, Check] = {
     "amp": _amp,
     "foreground_weight": _foreground_weight,
     "validate_every": partial(_whole, low=1, high=1_000_000),
-    "from_last": lambda name, value: true_or_false(check_data(value, name), name),
-    "resume": lambda name, value: true_or_false(check_data(value, name), name),
-    "rescore": lambda name, value: true_or_false(check_data(value, name), name),
+    "from_last": lambda name, value: as_bool(check_data(value, name), name),
+    "resume": lambda name, value: as_bool(check_data(value, name), name),
+    "rescore": lambda name, value: as_bool(check_data(value, name), name),
 }
 
 # what viewers of MONAI Label send along for other trainers, and what it adds itself; none of it is looked at

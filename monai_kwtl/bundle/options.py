@@ -15,7 +15,7 @@ from typing import Any
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
-from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool, check_number, check_whole_number
 
 __all__ = ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line", "read_flags"]
 
@@ -33,18 +33,18 @@ def _optional(check: Check) -> Check:
 
 
 def _truth(name: str, value: Any) -> bool:
-    return true_or_false(value, name)
+    return as_bool(value, name)
 
 
 def _amp(name: str, value: Any) -> bool | str:
     try:
-        return value if value == "auto" else true_or_false(value, name)
+        return value if value == "auto" else as_bool(value, name)
     except KWTLError:
         raise KWTLError(f"{name} must be auto, true or false, got {value!r}.") from None
 
 
 def _adapt_norm(name: str, value: Any) -> bool | str:
-    return value if value == "transductive" else true_or_false(value, name)
+    return value if value == "transductive" else as_bool(value, name)
 
 
 def _path(name: str, value: Any) -> Any:

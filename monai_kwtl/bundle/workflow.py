@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.bundle.options import RUN_ARGUMENTS, check_command_line, checked_options, command_line
 from monai_kwtl.bundle.paths import Place
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.inferers.memory import keep_freed_memory
 from monai_kwtl.networks.weights import existing_checkpoint
 from monai_kwtl.utils.distributed import connect, joined, started_together
@@ -52,7 +52,7 @@ def start(several: bool = False) -> None:
 
 def project_folder(place: Place, project: bool | str = True) -> Path | None:
     """Return the folder whose ``project.json`` a stage reads and writes; None where ``project`` is false."""
-    return place.dataset if true_or_false(project, "project") else None
+    return place.dataset if as_bool(project, "project") else None
 
 
 def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> dict[str, Any]:

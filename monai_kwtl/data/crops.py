@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from monai_kwtl.data.crop_images import CropImage, draw_start
 from monai_kwtl.data.crop_sampler import PlaceBank
-from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool, check_whole_number
 from monai_kwtl.transforms.functional import normalize
 from monai_kwtl.transforms.photometric import photometric
 from monai_kwtl.utils.distributed import ranks
@@ -312,8 +312,8 @@ def crop_dataset(
     Raises:
         KWTLError: for an unknown schedule, ``match_foreground`` for a grid, or numbers that the data sets refuse.
     """
-    photometric = true_or_false(photometric, "photometric")
-    matched = true_or_false(match_foreground, "match_foreground")
+    photometric = as_bool(photometric, "photometric")
+    matched = as_bool(match_foreground, "match_foreground")
     shared = {"size": crop, "batch_size": batch_size, "seed": seed, "photometric": photometric}
     if schedule == "steps":
         crops = CropDataset(data, steps=steps, **shared, foreground=share if matched else None)

@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from monai_kwtl.data.pool_batches import pool_batches
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.handlers.batch_norm import BatchNormAdapter
 from monai_kwtl.inferers.tiled import TiledInferer
 from monai_kwtl.networks.choice import load_network
@@ -93,7 +93,7 @@ def share_for(
     Raises:
         KWTLError: where training begins from scratch, with weights that cannot predict anything.
     """
-    if foreground_weight != "pool" and not true_or_false(match_foreground, "match_foreground"):
+    if foreground_weight != "pool" and not as_bool(match_foreground, "match_foreground"):
         return None
     if ckpt in FROM_SCRATCH:
         raise KWTLError(

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_kwtl.data.pool_batches import _batches, pool_sample
-from monai_kwtl.errors import true_or_false
+from monai_kwtl.errors import as_bool
 from monai_kwtl.networks.autocast import autocast_choice
 from monai_kwtl.networks.batch_norm import (
     batch_norm_layers,
@@ -53,7 +53,7 @@ class BatchNormAdapter:
         amp: bool | str | None = False,
     ) -> None:
         self.network, self.items = network, items
-        self.adapt = adapt if adapt == "transductive" else true_or_false(adapt, "adapt_norm")
+        self.adapt = adapt if adapt == "transductive" else as_bool(adapt, "adapt_norm")
         self.rescale, self.device, self.limit, self.amp = rescale, device, limit, autocast_choice(amp)
         self._ready: nn.Module | None = None
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_kwtl.errors import KWTLError, check_whole_number, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool, check_whole_number
 from monai_kwtl.networks.parallel import unwrap
 from monai_kwtl.networks.weights import save_atomically
 from monai_kwtl.project.file_names import CHECKPOINT_NAME, WEIGHTS_NAME
@@ -70,8 +70,8 @@ class StageCheckpoint:
         skip: bool = False,
     ) -> None:
         check_whole_number("checkpoint_every", every, 1)
-        self.resume, self.overwrite = true_or_false(resume, "resume"), true_or_false(overwrite, "overwrite")
-        self.skip = true_or_false(skip, "preview")
+        self.resume, self.overwrite = as_bool(resume, "resume"), as_bool(overwrite, "overwrite")
+        self.skip = as_bool(skip, "preview")
         self.path, self.weights = Path(folder) / CHECKPOINT_NAME, Path(folder) / WEIGHTS_NAME
         self.objects, self.every, self.fingerprint = dict(objects), every, fingerprint(settings)
         if is_main_process():

@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from monai_kwtl.data.loading import describe_label_values
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.metrics import Overlap, overlap, summarize
 from monai_kwtl.project.file_names import mask_file_names
 from monai_kwtl.report.console import image_title
@@ -83,9 +83,9 @@ class EvaluationSaver:
         self.items, self.output_dir = list(items), Path(output_dir)
         self._unfinished = self.output_dir / ".errors.unfinished"
         self.created_with = dict(created_with or {})
-        self.overlays = true_or_false(overlays, "overlays")
-        self.tensorboard = true_or_false(tensorboard, "tensorboard")
-        if (self.output_dir / SUMMARY_NAME).exists() and not true_or_false(overwrite, "overwrite"):
+        self.overlays = as_bool(overlays, "overlays")
+        self.tensorboard = as_bool(tensorboard, "tensorboard")
+        if (self.output_dir / SUMMARY_NAME).exists() and not as_bool(overwrite, "overwrite"):
             raise KWTLError(
                 f"{self.output_dir / SUMMARY_NAME} already exists: choose another --output_dir or add --overwrite true"
             )

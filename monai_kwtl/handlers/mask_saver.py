@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.project.file_names import mask_file_names
 from monai_kwtl.project.region_masks import write_mask
 from monai_kwtl.utils.atomic import atomic_write
@@ -42,7 +42,7 @@ class MaskSaver:
         self.names = mask_file_names(items)
         self.output_dir = Path(output_dir)
         there = [name for name in self.names.values() if (self.output_dir / name).exists()]
-        if there and not true_or_false(overwrite, "overwrite"):
+        if there and not as_bool(overwrite, "overwrite"):
             raise KWTLError(
                 f"{self.output_dir} already holds masks such as {there[0]}: choose another --output_dir "
                 "or add --overwrite true"

@@ -14,7 +14,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_kwtl.data.loading import read_image
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.inferers.memory import give_back_freed_memory
 from monai_kwtl.project.history import curve_of, expect_selection, note_selection
 from monai_kwtl.project.project_file import check_noted
@@ -67,7 +67,7 @@ def check_request(
     if taken and strategy != "coverage":
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
-        check_output(output_dir, true_or_false(overwrite, "overwrite"), parts=("scores", "pretext", "tensorboard"))
+        check_output(output_dir, as_bool(overwrite, "overwrite"), parts=("scores", "pretext", "tensorboard"))
         if noted_in is not None:
             check_noted(noted_in)
     return True
@@ -122,8 +122,8 @@ class SelectionSaver:
         self.budget = checked_budget(items, store.window, store.step, strategy, budget, budget_windows, budget_pixels)
         self.items, self.store, self.output_dir = list(items), store, Path(output_dir)
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
-        self.overwrite, self.report = true_or_false(overwrite, "overwrite"), true_or_false(report, "report")
-        self.tensorboard = true_or_false(tensorboard, "tensorboard")
+        self.overwrite, self.report = as_bool(overwrite, "overwrite"), as_bool(report, "report")
+        self.tensorboard = as_bool(tensorboard, "tensorboard")
         self.taken, self.noted_in, self.per_view = tuple(taken), noted_in, per_view
         self.rounds = [] if noted_in is None else curve_of(noted_in)
         self.read = partial(read_image, rescale=rescale)

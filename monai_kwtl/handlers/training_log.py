@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.utils.distributed import is_main_process
 from monai_kwtl.utils.tensorboard import open_log
 from monai_kwtl.utils.text import format_table
@@ -37,7 +37,7 @@ def linear_decay(step: int, steps: int, falling: bool = True) -> float:
         steps: in all.
         falling: False leaves the rate as it is.
     """
-    return max(1.0 - step / steps, 0.0) if true_or_false(falling, "falling_rate") else 1.0
+    return max(1.0 - step / steps, 0.0) if as_bool(falling, "falling_rate") else 1.0
 
 
 class TuningLog:
@@ -62,7 +62,7 @@ class TuningLog:
         tag: str = "loss/train",
         every: int = 1,
     ) -> None:
-        drawn = folder is not None and true_or_false(tensorboard, "tensorboard")
+        drawn = folder is not None and as_bool(tensorboard, "tensorboard")
         self.log_dir = Path(folder) / "tensorboard" if drawn else None
         self.writer: SummaryWriter | None = None
         self.validator, self.tag, self.every = validator, tag, every

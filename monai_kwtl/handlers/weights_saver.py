@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from monai_kwtl.data.pool_batches import pool_batches
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.handlers.checkpoint import fingerprint
 from monai_kwtl.handlers.training_log import results_of
 from monai_kwtl.networks.batch_norm import estimate_batch_norm_statistics
@@ -51,7 +51,7 @@ class WeightsSaver:
         adapt_norm: bool = True,
     ) -> None:
         self.path, self.network = Path(path), network
-        self.items = items if true_or_false(adapt_norm, "adapt_norm") else None
+        self.items = items if as_bool(adapt_norm, "adapt_norm") else None
         self.created_with, self.rescale, self.device = dict(created_with or {}), rescale, device
 
     def attach(self, engine: Engine) -> None:

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import true_or_false
+from monai_kwtl.errors import as_bool
 
 __all__ = ["FlippedInferer", "flipped"]
 
 
 def flipped(inferer: Inferer, flips: bool | str = True) -> Inferer:
     """Return a :class:`FlippedInferer` over ``inferer`` where ``flips`` is true, else ``inferer`` itself."""
-    return FlippedInferer(inferer) if true_or_false(flips, "flips") else inferer
+    return FlippedInferer(inferer) if as_bool(flips, "flips") else inferer
 
 
 class FlippedInferer(Inferer):

@@ -51,7 +51,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from monai_kwtl.bundle.foreign import check_data, training_options
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.label.gate import Gate
 from monai_kwtl.label.http_errors import harmless_name, refuse
 from monai_kwtl.label.uploads import TidyUp, remove_after_call, temporary_folder
@@ -115,7 +115,7 @@ def _next(values: Values) -> None:
 
 def _saving(params: dict[str, Any]) -> dict[str, Any]:
     if "save_label" in params:
-        params["save_label"] = true_or_false(params["save_label"], "save_label")
+        params["save_label"] = as_bool(params["save_label"], "save_label")
     if "label_tag" in params:
         params["label_tag"] = harmless_name(params["label_tag"], "the tag of a label")
     return params

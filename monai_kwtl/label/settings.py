@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_kwtl.bundle.foreign import check_data
 from monai_kwtl.bundle.presets import preset_value
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.readers.luminance import check_rescale
 from monai_kwtl.scoring.measures import MEASURES
 from monai_kwtl.utils.json_documents import parse_json
@@ -64,9 +64,9 @@ def _typed(name: str, value: Any, default: Any) -> Any:
             check_rescale(given)
             return given
         if name == "amp":
-            return value if value == "auto" else true_or_false(value, name)
+            return value if value == "auto" else as_bool(value, name)
         if isinstance(default, bool):
-            return true_or_false(value, name)
+            return as_bool(value, name)
         if isinstance(default, int) and float(value) != int(float(value)):
             raise ValueError
         return type(default)(float(value)) if isinstance(default, (int, float)) else str(value)

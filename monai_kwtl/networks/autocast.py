@@ -8,7 +8,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.networks.processors import onednn_isa
 
 __all__ = ["AutocastInferer", "autocast_choice", "native_bfloat16"]
@@ -36,7 +36,7 @@ def autocast_choice(amp: Any) -> bool | None:
         KWTLError: for anything else.
     """
     try:
-        return None if amp is None or str(amp) == "auto" else true_or_false(amp, "amp")
+        return None if amp is None or str(amp) == "auto" else as_bool(amp, "amp")
     except KWTLError:
         raise KWTLError(f"amp must be auto, true or false, got {amp!r}.") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_kwtl.data.pool import pool_hash
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.project.file_names import WEIGHTS_NAME
 from monai_kwtl.project.history import note_missed
 from monai_kwtl.project.mask_index import has_record, read_record
@@ -145,7 +145,7 @@ def _last_model(dataset: str | os.PathLike | None, own: str, does: str) -> str:
 
 def project_folder(dataset: str | os.PathLike, project: bool) -> str | os.PathLike | None:
     """Return the folder whose ``project.json`` tells of the rounds: that of the images, or None without a project."""
-    return dataset if true_or_false(project, "project") else None
+    return dataset if as_bool(project, "project") else None
 
 
 def stage_of_round(
@@ -159,7 +159,7 @@ def stage_of_round(
         labels: folder of the masks; which round they are of is known where ``kwtl import`` wrote them.
         noted: whether the rounds count.
     """
-    if not true_or_false(noted, "project") or dataset is None or labels is None or not has_record(labels):
+    if not as_bool(noted, "project") or dataset is None or labels is None or not has_record(labels):
         return stage
     note_missed(dataset)
     used = {record.selection_sha256 for record in read_record(labels)}

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from PIL import Image, ImageDraw, ImageFont
 
 from monai_kwtl.data.loading import read_image
-from monai_kwtl.errors import true_or_false
+from monai_kwtl.errors import as_bool
 from monai_kwtl.report.console import image_title
 from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
@@ -113,7 +113,7 @@ class PseudoLabelPreview:
         tensorboard: bool = True,
     ) -> None:
         self.items, self.pseudo_label, self.rescale = items, pseudo_label, rescale
-        self.folder, self.tensorboard = folder, true_or_false(tensorboard, "tensorboard")
+        self.folder, self.tensorboard = folder, as_bool(tensorboard, "tensorboard")
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""

@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.inferers.tiled import TiledInferer
 from monai_kwtl.scoring.measures import MEASURES, consistency_map, entropy_map, mc_dropout_map
 from monai_kwtl.transforms import affine_views, intensity_views
@@ -57,7 +57,7 @@ class ScoreMapInferer(Inferer):
         else:
             self.views = intensity_views(psi) if views == "intensity" else affine_views()
         self.kind_of_views, self.psi = views if isinstance(views, str) else "other", psi
-        self.measure, self.weighted, self.passes, self.seed = measure, true_or_false(weighted, "weighted"), passes, seed
+        self.measure, self.weighted, self.passes, self.seed = measure, as_bool(weighted, "weighted"), passes, seed
         self.inferer = TiledInferer() if inferer is None else inferer
 
     def view_logits(self, image: torch.Tensor, network: nn.Module, logits: torch.Tensor) -> list[torch.Tensor]:

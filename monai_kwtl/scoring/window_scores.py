@@ -10,7 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from monai_kwtl.errors import KWTLError, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.readers.slides import ImageInMemory, Slide
 from monai_kwtl.scoring.contrast import ContrastLevels, window_ranges
 from monai_kwtl.scoring.features import WindowMeans, window_features
@@ -75,7 +75,7 @@ class WindowScoreInferer(Inferer):
         super().__init__()
         WindowGrid(1, 1, window, step)  # refuses bad sizes before any work
         self.scorer, self.window, self.step = scorer, window, step
-        self.exact, self.contrast = true_or_false(exact, "exact"), contrast
+        self.exact, self.contrast = as_bool(exact, "exact"), contrast
         self.batch_size, self.spacing, self.features = batch_size, spacing, features
         if contrast not in ("image", "window"):
             raise KWTLError(f"contrast must be image or window, got {contrast!r}.")

@@ -10,7 +10,7 @@ import pytest
 from stage_process import CONFIGS
 
 from monai_kwtl.bundle.options import _CHECKS, check_knobs, checked_options
-from monai_kwtl.errors import KWTLError, check_number, check_whole_number, true_or_false
+from monai_kwtl.errors import KWTLError, as_bool, check_number, check_whole_number
 
 STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json"]
 
@@ -99,7 +99,7 @@ def test_options_of_other_stages_pass_only_in_an_overlay(tmp_path):
 
 @pytest.mark.parametrize(("value", "expected"), [("true", True), ("FALSE", False), (0, False), (1, True), (True, True)])
 def test_truth_has_several_spellings(value, expected):
-    assert true_or_false(value, "report") is expected
+    assert as_bool(value, "report") is expected
 
 
 def test_numbers_are_returned_as_floats():

@@ -31,8 +31,8 @@ __all__ = [
     "BUFFERS",
     "CropSource",
     "ReptileTrainer",
-    "counters_in_a_row",
-    "floats_in_a_row",
+    "flatten_counters",
+    "flatten_floats",
     "move_towards",
     "network_state",
     "restore",
@@ -172,7 +172,7 @@ class ReptileTrainer(Trainer):
         rank, world_size = ranks()
         state = network_state(engine.network)
         start = {name: tensor.clone() for name, tensor in state.items()}
-        origin, counters = floats_in_a_row(start), counters_in_a_row(start)
+        origin, counters = flatten_floats(start), flatten_counters(start)
         change = torch.zeros_like(origin)
         reports: dict[str, dict[str, float]] = {}
         failure = None
@@ -181,8 +181,8 @@ class ReptileTrainer(Trainer):
                 restore(state, start)
                 inputs, targets, known = self._batch(task)
                 losses = self._train_task(task, inputs, targets, known)
-                change += floats_in_a_row(state) - origin
-                counters = torch.maximum(counters, counters_in_a_row(state))
+                change += flatten_floats(state) - origin
+                counters = torch.maximum(counters, flatten_counters(state))
                 if not torch.isfinite(change).all():
                     raise self._diverged(task, "the weights are", self.inner_steps)
                 iou = self._iou(inputs, targets, known)  # last, because it changes the running statistics
@@ -271,12 +271,12 @@ def restore(state: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor
         tensor.copy_(values[name])
 
 
-def floats_in_a_row(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def flatten_floats(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return all floating-point values of a state, float64: their sum over tasks hardly depends on the order."""
     return torch.cat([t.double().reshape(-1) for t in state.values() if t.is_floating_point()])
 
 
-def counters_in_a_row(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def flatten_counters(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return all integer values of a state, int64, such as the number of batches that a batch-norm layer has seen."""
     counters = [t.long().reshape(-1) for t in state.values() if not t.is_floating_point()]
     return torch.cat(counters) if counters else torch.zeros(0, dtype=torch.long)
@@ -296,8 +296,8 @@ def move_towards(
     Args:
         network: is changed in place; memory formats stay.
         start: its state before the tasks, as :func:`network_state` gives it.
-        direction: mean over the tasks of the change of :func:`floats_in_a_row`.
-        counters: what :func:`counters_in_a_row` shall become.
+        direction: mean over the tasks of the change of :func:`flatten_floats`.
+        counters: what :func:`flatten_counters` shall become.
         meta_lr: length of the step.
         buffers: ``"average"``: floating-point buffers (running means and variances) move like parameters, but never
             beyond the mean of the tasks, lest a variance become negative; integers become ``counters``. ``"keep"``:

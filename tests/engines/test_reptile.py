@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_kwtl.engines.reptile import BUFFERS, counters_in_a_row, floats_in_a_row, move_towards, network_state, restore
+from monai_kwtl.engines.reptile import BUFFERS, flatten_counters, flatten_floats, move_towards, network_state, restore
 
 
 def make_network(seed=0):
@@ -55,12 +55,12 @@ def test_restoring_copies_values_and_keeps_the_tensors():
 
 def test_the_rows_hold_every_number_in_the_order_of_the_state():
     state = network_state(make_network())
-    floats, counters = floats_in_a_row(state), counters_in_a_row(state)
+    floats, counters = flatten_floats(state), flatten_counters(state)
     assert floats.dtype == torch.float64 and counters.dtype == torch.int64
     expected = [v for t in state.values() if t.is_floating_point() for v in t.double().reshape(-1).tolist()]
     assert floats.tolist() == expected
     assert counters.tolist() == [3, 4, 0], "a module's own buffers come before those of its parts"
-    assert counters_in_a_row(network_state(nn.Conv2d(1, 1, 1))).shape == (0,)
+    assert flatten_counters(network_state(nn.Conv2d(1, 1, 1))).shape == (0,)
 
 
 @pytest.mark.parametrize("meta_lr", [0.25, 1.0, 3.0])
@@ -99,7 +99,7 @@ def test_half_precision_is_added_in_double():
 def test_no_graph_is_made():
     network = make_network()
     start = copy_of(network_state(network))
-    nowhere = torch.zeros_like(floats_in_a_row(start))
-    move_towards(network, start, nowhere, counters_in_a_row(start), 1.0)
+    nowhere = torch.zeros_like(flatten_floats(start))
+    move_towards(network, start, nowhere, flatten_counters(start), 1.0)
     assert all(p.requires_grad and p.grad_fn is None and p.grad is None for p in network.parameters())
     assert all(torch.equal(tensor, start[name]) for name, tensor in network_state(network).items())

@@ -15,7 +15,7 @@ from stage_process import run_together
 from torch import nn
 
 from monai_kwtl.data.crops import CropDataset
-from monai_kwtl.engines.reptile import ReptileTrainer, counters_in_a_row, floats_in_a_row, move_towards, network_state
+from monai_kwtl.engines.reptile import ReptileTrainer, flatten_counters, flatten_floats, move_towards, network_state
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE
 from monai_kwtl.metrics import overlap
@@ -172,8 +172,8 @@ def test_a_step_beyond_the_tasks_does_not_make_a_variance_negative():
     target = nn.BatchNorm2d(2)
     target.running_var.fill_(0.01)
     target.weight.data.fill_(0.5)
-    direction = floats_in_a_row(network_state(target)) - floats_in_a_row(start)
-    move_towards(network, start, direction, counters_in_a_row(start) + 5, meta_lr=4.0)
+    direction = flatten_floats(network_state(target)) - flatten_floats(start)
+    move_towards(network, start, direction, flatten_counters(start) + 5, meta_lr=4.0)
     torch.testing.assert_close(network.running_var, torch.full((2,), 0.01))
     torch.testing.assert_close(network.weight.data, torch.full((2,), -1.0))
     assert network.num_batches_tracked.item() == 5
@@ -263,7 +263,7 @@ def test_autocast_runs_the_network_in_bfloat16_and_the_loss_in_float32():
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
     exact = small_network()
     make_trainer(exact, {"a": source(1)}).run()
-    assert 0 < (floats_in_a_row(network_state(network)) - floats_in_a_row(network_state(exact))).abs().max() < 0.05
+    assert 0 < (flatten_floats(network_state(network)) - flatten_floats(network_state(exact))).abs().max() < 0.05
 
 
 def test_a_config_can_say_it_all():

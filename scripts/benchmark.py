@@ -37,7 +37,7 @@ def benchmark_protocol(options: argparse.Namespace) -> dict:
     log = logging.getLogger("monai_kwtl.benchmark")
     log.addHandler(progress)
     log.setLevel(logging.INFO)
-    given = {knob.name: getattr(options, knob.name) for knob in dataclasses.fields(Config)}
+    given = {option.name: getattr(options, option.name) for option in dataclasses.fields(Config)}
     given = {name: _value(text) for name, text in given.items() if text is not None}
     about = machine()
     del about["threads"]
@@ -94,10 +94,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add_cost(commands)
     protocol = commands.add_parser("protocol", help="the paper's protocol: mean IoU of every method at every budget")
     protocol.add_argument("--config", type=Path, required=True, help="such as configs/benchmark/cpu_sstem.json")
-    for knob in dataclasses.fields(Config):
-        default = "none" if knob.default is None else json.dumps(knob.default)
-        shown = f"{knob.metadata['doc']} (default: {default})".replace("%", "%%")
-        protocol.add_argument(f"--{knob.name}", metavar="VALUE", help=shown)
+    for option in dataclasses.fields(Config):
+        default = "none" if option.default is None else json.dumps(option.default)
+        shown = f"{option.metadata['doc']} (default: {default})".replace("%", "%%")
+        protocol.add_argument(f"--{option.name}", metavar="VALUE", help=shown)
     protocol.set_defaults(work=benchmark_protocol)
     return parser.parse_args(arguments)
 

@@ -41,10 +41,10 @@ class Chain:
         self.output = output
         self.rows: list[tuple[str, str, str, str]] = []
 
-    def run(self, config: str, output: Path, **knobs: object) -> float:
+    def run(self, config: str, output: Path, **stage_options: object) -> float:
         """Run one stage in a process of its own; returns its seconds."""
         command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / f"{config}.json")]
-        for name, value in {**knobs, "output_dir": output, "bundle_root": CONFIGS.parent}.items():
+        for name, value in {**stage_options, "output_dir": output, "bundle_root": CONFIGS.parent}.items():
             command += [f"--{name}", str(value)]
         start = time.perf_counter()
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
@@ -117,10 +117,10 @@ def main() -> None:
     name = f"{options.strategy}_{options.measure}_{options.pixels or options.shots}"
     selected = output / name / "select"
     budget = {"budget_pixels": options.pixels} if options.pixels else {"budget": options.shots}
-    knobs = {name: overlay[name] for name in ("psi", "step") if name in overlay}
+    stage_options = {name: overlay[name] for name in ("psi", "step") if name in overlay}
     seconds = chain.run(
         "select", selected, dataset_dir=bare, pretext=pretext / "model.pt", strategy=options.strategy,
-        measure=options.measure, seed=options.seed, overwrite=True, **budget, **knobs,
+        measure=options.measure, seed=options.seed, overwrite=True, **budget, **stage_options,
     )  # fmt: skip
     masks = output / name / "masks"
     labels = {Path(item["image"]).name: item["label"] for item in pool}

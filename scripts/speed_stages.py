@@ -51,7 +51,7 @@ def run_stage(
     processes: int = 1,
     stage: str = "select",
     variables: Mapping[str, str | None] | None = None,
-    **knobs: object,
+    **stage_options: object,
 ) -> dict:
     """Run a stage in a process of its own.
 
@@ -61,14 +61,14 @@ def run_stage(
         processes: how many share the stage.
         stage: name of its config.
         variables: of the environment; those of value None are taken away.
-        knobs: of the stage.
+        stage_options: of the stage.
 
     Returns:
         its seconds, its peak in GiB, and its lines with the time of each.
     """
     files = [str(CONFIGS / f"{stage}.json")] + ([str(CONFIGS / f"multi_gpu_{stage}.json")] if processes > 1 else [])
     usual = {"pretext": "skip", "project": "false"} if stage == "select" else {}
-    settings = {**usual, "overwrite": "true", **knobs}
+    settings = {**usual, "overwrite": "true", **stage_options}
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
     arguments += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -132,8 +132,8 @@ def benchmark_stage(options: argparse.Namespace) -> dict:
         wishes = {"budget 2": {"budget": 2}, "coverage": {"strategy": "coverage"}, "same": {}}
         wishes["coverage, no report"] = {"strategy": "coverage", "report": "false", "tensorboard": "false"}
         again = {
-            wish: _medians([run_stage(place, output_dir=place / "select", **shared, **knobs) for place in out])
-            for wish, knobs in wishes.items()
+            wish: _medians([run_stage(place, output_dir=place / "select", **shared, **stage_options) for place in out])
+            for wish, stage_options in wishes.items()
         }
     work = {(item["height"], item["width"]) for item in items}
     each = {size: operations(FCRN(), *size) for size in work}
@@ -170,10 +170,10 @@ def benchmark_memory(options: argparse.Namespace) -> dict:
 
         how = {"tile": (tile, tile), "compression": "zlib", "photometric": "minisblack"}
         tifffile.imwrite(slide / "slide.tif", tiles(), shape=(side, side), dtype=np.uint8, bigtiff=True, **how)
-        knobs = {"measure": options.measure, "budget_windows": 20}
+        stage_options = {"measure": options.measure, "budget_windows": 20}
         if options.max_memory is not None:
-            knobs["max_memory"] = options.max_memory
-        found = run_stage(Path(folder) / "of", dataset_dir=slide, output_dir=Path(folder) / "out", **knobs)
+            stage_options["max_memory"] = options.max_memory
+        found = run_stage(Path(folder) / "of", dataset_dir=slide, output_dir=Path(folder) / "out", **stage_options)
         figures[f"slide of {side} x {side}, peak (GiB)"] = round(found["peak"], 3)
         figures["slide (s)"] = round(found["stage"], 1)
     return figures
@@ -184,8 +184,8 @@ def benchmark_stream(options: argparse.Namespace) -> dict:
     said = re.compile(r"scoring images: (\d+) of (\d+), about (.+) left")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        knobs = {"dataset_dir": _pool(place / "pool", options.count), "output_dir": place / "out"}
-        found = run_stage(place / "of", report="false", tensorboard="false", **knobs)
+        stage_options = {"dataset_dir": _pool(place / "pool", options.count), "output_dir": place / "out"}
+        found = run_stage(place / "of", report="false", tensorboard="false", **stage_options)
     told = [(when, said.search(line)) for when, line in found["lines"]]
     end = next((when for when, line in found["lines"] if re.search(r"scoring images: \d+ in", line)), found["wall"])
     early = next(((when, m) for when, m in told if m and int(m[1]) >= 0.05 * int(m[2])), None)
@@ -229,8 +229,8 @@ def benchmark_processes(options: argparse.Namespace) -> dict:
             found, bytes_ = [], []
             for processes in (1, 2):
                 place = Path(folder) / f"{repeat}-{processes}"
-                knobs = {"dataset_dir": pool, "output_dir": place / "out"}
-                found.append(run_stage(place, threads=1, processes=processes, **knobs))
+                stage_options = {"dataset_dir": pool, "output_dir": place / "out"}
+                found.append(run_stage(place, threads=1, processes=processes, **stage_options))
                 bytes_.append((place / "out" / "selection.json").read_bytes())
             same = same and bytes_[0] == bytes_[1]
             ratios.append(found[0]["stage"] / found[1]["stage"])
@@ -266,11 +266,18 @@ def benchmark_spinning(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         pool = _linked(options.dataset_dir, options.images, place / "pool")
-        knobs = {"dataset_dir": pool, "output_dir": place / "out", "steps": options.steps, "tensorboard": "false"}
+        stage_options = {
+            "dataset_dir": pool,
+            "output_dir": place / "out",
+            "steps": options.steps,
+            "tensorboard": "false",
+        }
         for _ in range(options.repeats):  # in turns, so that a slow minute falls on all
             for (load, way), found in seconds.items():
                 with loads[load]():
-                    run = run_stage(place / "of", options.stage_threads, 1, "pretext", variables=ways[way], **knobs)
+                    run = run_stage(
+                        place / "of", options.stage_threads, 1, "pretext", variables=ways[way], **stage_options
+                    )
                 found.append(run["stage"])
     medians = {key: statistics.median(found) for key, found in seconds.items()}
     figures: dict[str, object] = {"images, steps, threads": (options.images, options.steps, options.stage_threads)}
@@ -304,13 +311,13 @@ INSTRUCTION_SETS = {  # what the environment asks for; the machine's own comes f
 }
 
 
-def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[str], **knobs: object) -> dict:
+def _selected(folder: Path, variables: Mapping[str, str], strategies: Sequence[str], **stage_options: object) -> dict:
     """Select by each strategy under some variables: what computed, the scores, and the regions by strategy."""
     out, regions = folder / "out", {}
     off = {"report": "false", "tensorboard": "false"}
     for strategy in strategies:  # all but the first find the scores kept
         limits = dict.fromkeys(_LIMITS) | variables
-        run_stage(folder, threads=1, variables=limits, output_dir=out, strategy=strategy, **off, **knobs)
+        run_stage(folder, threads=1, variables=limits, output_dir=out, strategy=strategy, **off, **stage_options)
         document = json.loads((out / "selection.json").read_text())
         regions[strategy] = [(r["image"], r["x"], r["y"]) for r in document["regions"]]
     with open(out / "scores.csv", newline="") as file:
@@ -325,10 +332,10 @@ def benchmark_instruction_sets(options: argparse.Namespace) -> dict:
         for pool in options.pools:
             name, images, budget = pool.split(":")
             folder = Path(temporary, name)
-            knobs = {"dataset_dir": _linked(options.data / name, int(images), folder / "images")}
-            knobs |= {"budget": budget, "amp": options.amp}
+            stage_options = {"dataset_dir": _linked(options.data / name, int(images), folder / "images")}
+            stage_options |= {"budget": budget, "amp": options.amp}
             found = {
-                label: _selected(folder / str(number), INSTRUCTION_SETS[label], options.strategies, **knobs)
+                label: _selected(folder / str(number), INSTRUCTION_SETS[label], options.strategies, **stage_options)
                 for number, label in enumerate(["own", *options.sets])
             }
             own = found["own"]

@@ -167,13 +167,13 @@ def check_properties(bundle: Path, scratch: Path, config: str, workflow_type: st
     """Check that the config defines the ids that MONAI's tools look for, and that each of them can be built."""
     data = _make_data(scratch / "data")
     path = bundle / "configs" / config
-    knobs = json.loads(path.read_text(encoding="utf-8"))
+    options = json.loads(path.read_text(encoding="utf-8"))
     wanted = {"dataset_dir": str(data), "labels": str(data / "labels"), "output_dir": str(scratch / f"out_{config}")}
     with _chdir(bundle):
         workflow = ConfigWorkflow(
             config_file=f"configs/{config}",
             workflow_type=workflow_type,
-            **{key: value for key, value in wanted.items() if key in knobs},
+            **{key: value for key, value in wanted.items() if key in options},
         )
         ids = {prop["id"] for prop in workflow.properties.values() if prop["required"]}
         missing = sorted(id_ for id_ in ids if id_ not in workflow.parser)

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "options": [
             "RUN_ARGUMENTS",
             "check_command_line",
-            "check_knobs",
+            "check_options",
             "checked_options",
             "command_line",
             "read_flags",

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from monai_kwtl.errors import KWTLError, as_bool, check_number, check_whole_number
 
-__all__ = ["RUN_ARGUMENTS", "check_command_line", "check_knobs", "checked_options", "command_line", "read_flags"]
+__all__ = ["RUN_ARGUMENTS", "check_command_line", "check_options", "checked_options", "command_line", "read_flags"]
 
 # what monai.bundle takes itself, besides the options of a stage
 RUN_ARGUMENTS = ("config_file", "args_file", "meta_file", "logging_file", "init_id", "run_id", "final_id")
@@ -81,7 +81,7 @@ _CHECKS: dict[str, Check] = {
 }
 
 
-def check_knobs(options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return options of a stage in their types: truth values for text, the rest as it is.
 
     Args:
@@ -120,7 +120,7 @@ def checked_options(
             options of others, which are left out of the result.
 
     Raises:
-        KWTLError: for the first unknown option, naming the nearest, then as :func:`check_knobs`.
+        KWTLError: for the first unknown option, naming the nearest, then as :func:`check_options`.
     """
     files = [config_file] if isinstance(config_file, (str, os.PathLike)) else list(config_file)
     defaults = ConfigParser.load_config_files(files)
@@ -133,7 +133,7 @@ def checked_options(
         near = difflib.get_close_matches(name, sorted(defaults), n=1, cutoff=0.5)
         where = f"the options are described in {', '.join(map(str, files))} under _desc_."
         raise KWTLError(f"unknown option --{name}; {f'did you mean --{near[0]}?' if near else where}")
-    return check_knobs({name: value for name, value in options.items() if name not in foreign}, defaults)
+    return check_options({name: value for name, value in options.items() if name not in foreign}, defaults)
 
 
 def command_line() -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ def auto_pretext(
     root: str | os.PathLike,
     dataset: str | os.PathLike,
     output: Path,
-    **knobs: Any,
+    **options: Any,
 ) -> str:
     """Return the weights that score a pool: tuned on its pseudo-labels, as they are, or those of a path.
 
@@ -38,7 +38,7 @@ def auto_pretext(
         root: folder of the bundle, which has ``configs/pretext.json``.
         dataset: folder of images.
         output: output folder of the calling stage.
-        knobs: of the pretext stage.
+        options: of the pretext stage.
 
     Returns:
         A path.
@@ -56,16 +56,16 @@ def auto_pretext(
         if not Path(str(choice)).is_file():
             raise KWTLError(f"pretext is auto, always, skip or the path of weights; there is no file {choice!r}.")
         return str(choice)
-    return on_main_process(partial(_tune, ckpt, root, dataset, output / "pretext", **knobs))
+    return on_main_process(partial(_tune, ckpt, root, dataset, output / "pretext", **options))
 
 
 def _tune(
-    ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **knobs: Any
+    ckpt: str | os.PathLike, root: str | os.PathLike, dataset: str | os.PathLike, folder: Path, **options: Any
 ) -> str:
     """Run the pretext stage into a folder, where that is not done yet, and return the path of the weights."""
     workflow = StageWorkflow(
         Path(root, "configs", "pretext.json"),
-        **harmless(dataset_dir=Path(dataset), output_dir=folder, ckpt=Path(ckpt), **knobs),
+        **harmless(dataset_dir=Path(dataset), output_dir=folder, ckpt=Path(ckpt), **options),
         resume=True,
         overwrite=True,
     )

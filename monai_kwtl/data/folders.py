@@ -22,13 +22,13 @@ def base_name(name: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
-def _list(folder: Path, what: str, knob: str) -> tuple[list[Path], list[str]]:
+def _list(folder: Path, what: str, option: str) -> tuple[list[Path], list[str]]:
     """List the image files of a folder by name, and the suffixes of its other files; hidden files are left out."""
     try:
         if not folder.exists():
-            raise KWTLError(f"there is no folder {folder}: give the folder of the {what} with {knob}.")
+            raise KWTLError(f"there is no folder {folder}: give the folder of the {what} with {option}.")
         if not folder.is_dir():
-            raise KWTLError(f"{folder} is a file: give the folder that holds the {what} with {knob}.")
+            raise KWTLError(f"{folder} is a file: give the folder that holds the {what} with {option}.")
         # a link that leads nowhere is kept, to be named among what cannot be read; pipes and the like are not
         files = [
             path
@@ -36,13 +36,13 @@ def _list(folder: Path, what: str, knob: str) -> tuple[list[Path], list[str]]:
             if not path.name.startswith(".") and (path.is_file() or (path.is_symlink() and not path.exists()))
         ]
     except OSError as error:
-        raise KWTLError(f"cannot look into {folder} ({error.strerror}): give another folder with {knob}.") from error
+        raise KWTLError(f"cannot look into {folder} ({error.strerror}): give another folder with {option}.") from error
     images = [path for path in files if has_suffix(path, SUFFIXES)]
     return images, sorted({path.suffix or path.name for path in files if path not in images})
 
 
-def _images_of(folder: Path, what: str, knob: str) -> list[Path]:
-    images, others = _list(folder, what, knob)
+def _images_of(folder: Path, what: str, option: str) -> list[Path]:
+    images, others = _list(folder, what, option)
     if not images:
         found = f"only {', '.join(others[:5])}" if others else "it is empty or has only folders in it"
         raise KWTLError(f"there are no {what} in {folder} ({found}): their names end in {', '.join(SUFFIXES)}.")
@@ -53,7 +53,7 @@ def find_images(
     dataset_dir: str | os.PathLike,
     labels: str | os.PathLike | None = None,
     with_labels: bool = True,
-    knob: str = "--dataset_dir",
+    option: str = "--dataset_dir",
 ) -> list[dict[str, Any]]:
     """List the images of a data set and match masks to them by base name; no file is opened.
 
@@ -62,7 +62,7 @@ def find_images(
             Sub-folders, hidden files and files of other kinds are passed over.
         labels: folder of masks. None takes ``<dataset_dir>/labels`` where that holds any.
         with_labels: False looks for no masks at all, so that nothing about them can matter.
-        knob: the option that names ``dataset_dir``, for messages.
+        option: the option that names ``dataset_dir``, for messages.
 
     Returns:
         Dicts of ``image`` (path), ``name`` (posix path relative to ``dataset_dir``), ``page`` (None, until
@@ -77,9 +77,9 @@ def find_images(
     try:
         inner = (root / "images").is_dir()
     except OSError as error:
-        raise KWTLError(f"cannot look into {root} ({error.strerror}): give another folder with {knob}.") from error
+        raise KWTLError(f"cannot look into {root} ({error.strerror}): give another folder with {option}.") from error
     folder = root / "images" if inner else root
-    paths = _images_of(folder, "images", knob)
+    paths = _images_of(folder, "images", option)
     items = [{"image": str(path), "name": path.relative_to(root).as_posix(), "page": None} for path in paths]
     if not with_labels:
         return sorted(items, key=name_and_page)

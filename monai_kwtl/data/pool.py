@@ -106,7 +106,7 @@ def load_pool(
     dataset_dir: str | os.PathLike,
     labels: str | os.PathLike | None = None,
     with_labels: bool = True,
-    knob: str = "--dataset_dir",
+    option: str = "--dataset_dir",
 ) -> list[dict[str, Any]]:
     """Return the readable images of a data set: :func:`find_images`, then :func:`scan_images`.
 
@@ -114,7 +114,7 @@ def load_pool(
         dataset_dir: folder of the images.
         labels: folder of the masks; None takes ``<dataset_dir>/labels`` where that holds any.
         with_labels: False looks for no masks at all, as everything does that chooses or needs none.
-        knob: the option that names ``dataset_dir``, for messages.
+        option: the option that names ``dataset_dir``, for messages.
 
     Returns:
         The items, as :func:`scan_images` gives them.
@@ -122,7 +122,7 @@ def load_pool(
     Raises:
         KWTLError: as both do.
     """
-    return scan_images(find_images(dataset_dir, labels, with_labels, knob))
+    return scan_images(find_images(dataset_dir, labels, with_labels, option))
 
 
 def labelled(items: Sequence[Mapping[str, Any]], where: str | os.PathLike) -> list[Mapping[str, Any]]:
@@ -149,7 +149,7 @@ def unlabelled_pool(dataset_dir: str | os.PathLike, test_dir: str | os.PathLike 
         dataset_dir: as of :func:`monai_kwtl.data.pool.load_pool`.
         test_dir: folder of further images, or None.
     """
-    further = [] if test_dir is None else load_pool(test_dir, with_labels=False, knob="--test_dir")
+    further = [] if test_dir is None else load_pool(test_dir, with_labels=False, option="--test_dir")
     return load_pool(dataset_dir, with_labels=False) + further
 
 

@@ -87,7 +87,7 @@ def load_sources(
     """
     loaded: dict[str, list[dict[str, Any]]] = {}
     for folder in map(Path, folders):
-        items = spread(labelled(load_pool(folder, knob="--sources"), folder), most)
+        items = spread(labelled(load_pool(folder, option="--sources"), folder), most)
         note = describe_label_values(items)
         if note:
             logger.info(f"{folder}: {note}")

@@ -47,8 +47,8 @@ def nothing_kept(monkeypatch):
 
 
 @pytest.fixture
-def knobs(data, tmp_path) -> dict:
-    """Knobs of a grid of a few seconds."""
+def options(data, tmp_path) -> dict:
+    """Options of a grid of a few seconds."""
     return {
         "targets": ["ours"],
         "data_dir": str(data),
@@ -68,6 +68,6 @@ def knobs(data, tmp_path) -> dict:
 
 
 @pytest.fixture
-def config(knobs) -> Config:
+def config(options) -> Config:
     """The same, checked."""
-    return make_config(knobs)
+    return make_config(options)

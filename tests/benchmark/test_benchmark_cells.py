@@ -73,9 +73,9 @@ def test_strided_windows_of_a_pixel_budget_touch_every_image():
 # --- whole cells ------------------------------------------------------------------------------------------------------
 
 
-def run(knobs):
+def run(options):
     """Run a grid; the store, and rows of results by method."""
-    config = make_config(knobs)
+    config = make_config(options)
     run_protocol(config, "grid")
     store = Store(config.output_dir + "/store")
     cells = cells_of(config)
@@ -83,8 +83,8 @@ def run(knobs):
     return cells, {key.method: store.cell(results[key]) for _, key in cells}
 
 
-def test_only_masks_of_selected_windows_matter_besides_those_of_the_test_images(knobs, data, tmp_path):
-    cells, clean = run({**knobs, "methods": ["top_k_soft", "coverage", "random"]})
+def test_only_masks_of_selected_windows_matter_besides_those_of_the_test_images(options, data, tmp_path):
+    cells, clean = run({**options, "methods": ["top_k_soft", "coverage", "random"]})
     case, store = cells[0][0], Store(tmp_path / "output" / "store")
     seen = {}
     for _, key in cells:
@@ -104,27 +104,27 @@ def test_only_masks_of_selected_windows_matter_besides_those_of_the_test_images(
             mask[outside] = 255 - mask[outside]
             Image.fromarray(mask).save(path)
         changes = {"data_dir": str(poisoned / "data"), "output_dir": str(poisoned / "output"), "methods": [method]}
-        _, again = run({**knobs, **changes})
+        _, again = run({**options, **changes})
         for part in ("selection", "result"):
             assert again[method][part] == clean[method][part], (method, part)
 
 
-def test_flipped_masks_change_what_is_learned_but_no_selection(knobs, data, tmp_path):
+def test_flipped_masks_change_what_is_learned_but_no_selection(options, data, tmp_path):
     methods = ["top_k_soft", "foreground_random", "entropy"]
-    _, clean = run({**knobs, "methods": methods})
+    _, clean = run({**options, "methods": methods})
     shutil.copytree(data, tmp_path / "data")
     for path in (tmp_path / "data" / "ours" / "labels").iterdir():
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     changes = {"data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "again"), "methods": methods}
-    _, flipped = run({**knobs, **changes})
+    _, flipped = run({**options, **changes})
     for method in methods:
         before, after = clean[method], flipped[method]
         assert before["selection"] == after["selection"]
         assert before["result"]["foreground_share"] + after["result"]["foreground_share"] == pytest.approx(1)
 
 
-def test_iou_of_a_cell_is_that_of_a_plain_forward_pass(knobs, data, tmp_path):
-    config = make_config({**knobs, "variants": ["running_norm"], "methods": ["pretext_only"]})
+def test_iou_of_a_cell_is_that_of_a_plain_forward_pass(options, data, tmp_path):
+    config = make_config({**options, "variants": ["running_norm"], "methods": ["pretext_only"]})
     run_protocol(config, "grid")
     (weights,) = (tmp_path / "output" / "store" / "pretext").glob("*.pt")
     network = FCRN()
@@ -146,16 +146,16 @@ def test_iou_of_a_cell_is_that_of_a_plain_forward_pass(knobs, data, tmp_path):
     assert measured["windows"] == "0" and measured["budget"] == "0"
 
 
-def test_full_supervision_labels_every_pixel_of_the_pool(knobs):
-    _, found = run({**knobs, "methods": ["full"]})
+def test_full_supervision_labels_every_pixel_of_the_pool(options):
+    _, found = run({**options, "methods": ["full"]})
     result = found["full"]["result"]
     assert (result["images"], result["unique_pixels"]) == (6, 6 * 72 * 88)
 
 
-def test_the_papers_kind_of_schedule_runs_on_epochs_and_scores_window_by_window(knobs, tmp_path, monkeypatch):
+def test_the_papers_kind_of_schedule_runs_on_epochs_and_scores_window_by_window(options, tmp_path, monkeypatch):
     epochs = {"pretext_steps": None, "pretext_epochs": 1, "support_steps": None, "support_epochs": 1, "exact": True}
     monkeypatch.setitem(SCHEDULES, "tiny", replace(SCHEDULES["tiny"], **epochs))
-    _, found = run({**knobs, "methods": ["top_k_soft"], "step": 20})
+    _, found = run({**options, "methods": ["top_k_soft"], "step": 20})
     settings = found["top_k_soft"]["settings"]
     assert (settings["support_steps"], settings["support_epochs"], settings["grid_step"]) == (None, 1, 20)
     assert found["top_k_soft"]["result"]["windows"] == 3

@@ -1,4 +1,4 @@
-"""Knobs are checked by name and value before anything is computed; schedules and the shipped files hold together."""
+"""Options are checked by name and value before anything is computed; schedules and the shipped files hold together."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_the_configurations_that_the_documentation_names_are_there():
     assert expected <= {path.stem for path in CONFIGS}
 
 
-def test_every_knob_says_what_it_is():
-    assert all(knob.metadata["doc"] for knob in dataclasses.fields(Config))
+def test_every_option_says_what_it_is():
+    assert all(option.metadata["doc"] for option in dataclasses.fields(Config))
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
-        ({"methds": ["random"]}, "unknown knob 'methds'; did you mean methods?"),
+        ({"methds": ["random"]}, "unknown option 'methds'; did you mean methods?"),
         ({"methods": ["top_k_sof"]}, "methods: there is no 'top_k_sof'; did you mean top_k_soft?"),
         ({"variants": ["kmean"]}, "variants: there is no 'kmean'; did you mean kmeans?"),
         ({"protocols": "shuffled"}, "protocols: there is no 'shuffled'; use random, blocked."),
@@ -56,20 +56,20 @@ def test_every_knob_says_what_it_is():
         ({"support_epochs": 3}, "the schedule cpu counts steps: give support_steps instead of support_epochs."),
     ],
 )
-def test_bad_knobs_are_refused_in_one_line(knobs, message):
+def test_bad_options_are_refused_in_one_line(options, message):
     with pytest.raises(KWTLError) as refused:
-        make_config({"targets": ["ssTEM"], **knobs})
+        make_config({"targets": ["ssTEM"], **options})
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_file_is_named_in_what_is_said_of_it(tmp_path):
     (tmp_path / "mine.json").write_text('{"targets": ["ssTEM"], "spilts": 3}')
-    with pytest.raises(KWTLError, match="mine.json: unknown knob 'spilts'; did you mean splits?"):
+    with pytest.raises(KWTLError, match="mine.json: unknown option 'spilts'; did you mean splits?"):
         read_config(tmp_path / "mine.json")
     with pytest.raises(KWTLError, match="there is no configuration at .*none.json; choose one of configs/benchmark"):
         read_config(tmp_path / "none.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(KWTLError, match="list.json: must hold an object of knobs"):
+    with pytest.raises(KWTLError, match="list.json: must hold an object of options"):
         read_config(tmp_path / "list.json")
 
 

@@ -16,9 +16,9 @@ from monai_kwtl.scoring.measures import MEASURES
 from monai_kwtl.selection.strategies import STRATEGIES
 
 
-def plan(knobs, **changes):
+def plan(options, **changes):
     """Jobs, and the job of each cell by variant, method and budget."""
-    jobs, results = jobs_of(cells_of(make_config({**knobs, **changes})))
+    jobs, results = jobs_of(cells_of(make_config({**options, **changes})))
     return jobs, {(key.variant, key.method, key.budget): job for key, job in results.items()}
 
 
@@ -28,43 +28,43 @@ def test_methods_are_made_of_strategies_and_measures_that_exist():
         assert method.measure is None or method.measure in MEASURES
 
 
-def test_a_target_is_never_among_the_sources_of_its_network(knobs):
-    config = make_config({**knobs, "targets": ["ours", "bright"]})
+def test_a_target_is_never_among_the_sources_of_its_network(options):
+    config = make_config({**options, "targets": ["ours", "bright"]})
     assert source_names(config, "ours") == ["bright", "dark"]
     assert source_names(config, "bright") == ["dark", "ours"]
-    assert source_names(make_config({**knobs, "sources": ["ours", "dark"]}), "ours") == ["dark"]
+    assert source_names(make_config({**options, "sources": ["ours", "dark"]}), "ours") == ["dark"]
     for case, _ in cells_of(config):
         assert case.target not in dict(case.meta_settings()["sources"])
 
 
-def test_without_another_data_set_there_is_nothing_to_meta_train_on(knobs, data, tmp_path):
+def test_without_another_data_set_there_is_nothing_to_meta_train_on(options, data, tmp_path):
     with pytest.raises(KWTLError, match="no labelled data set besides ours"):
-        source_names(make_config({**knobs, "sources": "ours"}), "ours")
+        source_names(make_config({**options, "sources": "ours"}), "ours")
     with pytest.raises(KWTLError, match="has no labelled data set 'other'; it has bright, dark, ours"):
-        source_names(make_config({**knobs, "sources": "other"}), "ours")
+        source_names(make_config({**options, "sources": "other"}), "ours")
 
 
-def test_a_target_that_was_not_prepared_is_named(knobs):
+def test_a_target_that_was_not_prepared_is_named(options):
     with pytest.raises(KWTLError, match="^targets: there is no data set 'EM' in .*; prepare it, or say where"):
-        cells_of(make_config({**knobs, "targets": "EM"}))
+        cells_of(make_config({**options, "targets": "EM"}))
 
 
-def test_a_budget_beyond_the_pool_is_refused_before_anything_runs(knobs):
+def test_a_budget_beyond_the_pool_is_refused_before_anything_runs(options):
     with pytest.raises(KWTLError, match="ours, shots 1000: .*the pool has only"):
-        cells_of(make_config({**knobs, "shots": [1, 1000]}))
+        cells_of(make_config({**options, "shots": [1, 1000]}))
 
 
-def test_an_image_without_a_mask_is_refused(knobs, data, tmp_path):
+def test_an_image_without_a_mask_is_refused(options, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "ours" / "labels" / "3.png").unlink()
     forget_data()
     with pytest.raises(KWTLError, match="1 images have no mask, first images/3.png"):
-        cells_of(make_config({**knobs, "data_dir": str(tmp_path / "data")}))
+        cells_of(make_config({**options, "data_dir": str(tmp_path / "data")}))
 
 
-def test_networks_and_scores_are_made_once_and_before_what_needs_them(knobs):
+def test_networks_and_scores_are_made_once_and_before_what_needs_them(options):
     methods = ["top_k_soft", "top_k_hard", "coverage", "entropy", "foreground_random", "random", "full"]
-    jobs, results = plan(knobs, splits=2, seeds=[0, 1], methods=methods, shots=[1, 2])
+    jobs, results = plan(options, splits=2, seeds=[0, 1], methods=methods, shots=[1, 2])
     counts = Counter(job.kind for job in jobs)
     # soft (with coverage), hard, entropy (with foreground_random) on each of 2 splits x 2 seeds
     assert counts == {"meta": 2, "pretext": 4, "scores": 12, "cell": 4 * (6 * 2 + 1)}
@@ -74,15 +74,15 @@ def test_networks_and_scores_are_made_once_and_before_what_needs_them(knobs):
         seen.add(job.key)
 
 
-def test_all_methods_begin_with_the_same_weights_and_see_batches_of_one_seed(knobs):
+def test_all_methods_begin_with_the_same_weights_and_see_batches_of_one_seed(options):
     methods = [name for name in METHODS if name != "pretext_only"]
-    cells = cells_of(make_config({**knobs, "methods": methods, "variants": ["base", "source_only"]}))
+    cells = cells_of(make_config({**options, "methods": methods, "variants": ["base", "source_only"]}))
     settings = [case.cell_settings(key) for case, key in cells]
     assert len({(found["start"], found["seed"], found["support_steps"]) for found in settings}) == 1
 
 
-def test_splits_differ_in_the_seeds_of_their_trainings(knobs):
-    cells = cells_of(make_config({**knobs, "splits": 3, "methods": "random"}))
+def test_splits_differ_in_the_seeds_of_their_trainings(options):
+    cells = cells_of(make_config({**options, "splits": 3, "methods": "random"}))
     assert len({case.cell_settings(key)["seed"] for case, key in cells}) == 3
 
 
@@ -107,15 +107,15 @@ def test_splits_differ_in_the_seeds_of_their_trainings(knobs):
         ("weighted", "mc_dropout", True),
     ],
 )
-def test_a_variant_is_computed_anew_only_where_it_makes_a_difference(knobs, variant, method, same):
-    _, results = plan(knobs, methods=[method], variants=["base", variant], windows_per_shot=8)
+def test_a_variant_is_computed_anew_only_where_it_makes_a_difference(options, variant, method, same):
+    _, results = plan(options, methods=[method], variants=["base", variant], windows_per_shot=8)
     base, other = (job for (name, _, _), job in sorted(results.items(), key=lambda item: item[0][0] != "base"))
     assert (base == other) == same
 
 
-def test_every_variant_departs_from_base_for_some_method(knobs):
+def test_every_variant_departs_from_base_for_some_method(options):
     methods = [name for name in METHODS if name != "mc_dropout"]
-    jobs, results = plan(knobs, methods=methods, variants=list(VARIANTS), windows_per_shot=20)
+    jobs, results = plan(options, methods=methods, variants=list(VARIANTS), windows_per_shot=20)
     for variant in VARIANTS:
         other = {job for (name, _, _), job in results.items() if name == variant}
         base = {job for (name, _, _), job in results.items() if name == "base"}
@@ -123,17 +123,17 @@ def test_every_variant_departs_from_base_for_some_method(knobs):
         assert (other == base) == (variant in ("base", "dense")), variant
 
 
-def test_changed_images_and_changed_masks_have_other_keys(knobs, data, tmp_path):
-    before = plan(knobs)[1]
+def test_changed_images_and_changed_masks_have_other_keys(options, data, tmp_path):
+    before = plan(options)[1]
     shutil.copytree(data, tmp_path / "data")
-    knobs = {**knobs, "data_dir": str(tmp_path / "data")}
-    assert plan(knobs)[1] == before  # where the data lie does not matter
+    options = {**options, "data_dir": str(tmp_path / "data")}
+    assert plan(options)[1] == before  # where the data lie does not matter
     mask = tmp_path / "data" / "ours" / "labels" / "0.png"
     mask.write_bytes(mask.read_bytes() + b" ")
     forget_data()
-    masks = plan(knobs)[1]
+    masks = plan(options)[1]
     source = tmp_path / "data" / "dark" / "images" / "0.png"
     source.write_bytes(source.read_bytes() + b" ")
     forget_data()
-    sources = plan(knobs)[1]
+    sources = plan(options)[1]
     assert all(len({found[cell] for found in (before, masks, sources)}) == 3 for cell in before)

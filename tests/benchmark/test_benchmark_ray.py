@@ -49,16 +49,16 @@ def ray_with(replaced):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tmp_path, monkeypatch):
-    knobs = {**knobs, "shots": [1, 2, 3], "workers": 2}
-    loop = run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "loop")}), "grid")
+def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(options, tmp_path, monkeypatch):
+    options = {**options, "shots": [1, 2, 3], "workers": 2}
+    loop = run_protocol(make_config({**options, "output_dir": str(tmp_path / "loop")}), "grid")
 
     def one_killed(jobs):
         place = [job.kind for job in jobs].index("cell")
         return [*jobs[:place], as_kind(jobs[place], Killed), *jobs[place + 1 :]]
 
     monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: ray_with(one_killed))
-    done = run_protocol(make_config(knobs), "grid")
+    done = run_protocol(make_config(options), "grid")
     assert len(list((tmp_path / "output" / "store").glob("killed_*"))) == 1
     assert Path(done["results"]).read_bytes() == Path(loop["results"]).read_bytes()
 
@@ -68,15 +68,15 @@ def test_two_workers_of_which_one_is_killed_give_the_table_of_the_loop(knobs, tm
 
     monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: ray_with(broken))
     with pytest.raises(KWTLError, match=r"^the mask of 3\.png is of another size; save it anew\.$"):
-        run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "broken")}), "grid")
+        run_protocol(make_config({**options, "output_dir": str(tmp_path / "broken")}), "grid")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_more_cores_than_a_cluster_has_are_refused(knobs, monkeypatch):
+def test_more_cores_than_a_cluster_has_are_refused(options, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
     with pytest.raises(KWTLError, match="cores is 4, but the Ray cluster has 1; use fewer"):
-        list(run_module.run_with_ray([], None, make_config({**knobs, "cores": 4})))
+        list(run_module.run_with_ray([], None, make_config({**options, "cores": 4})))
 
 
 def test_without_ray_auto_is_the_plain_loop_and_ray_is_refused(monkeypatch):

@@ -45,9 +45,9 @@ def test_columns_are_those_that_statistics_and_figures_read():
     assert TIME_COLUMNS == [*COLUMNS[:9], "select_seconds", "train_seconds"]
 
 
-def test_a_grid_has_a_row_a_cell_sorted_with_fractions(knobs, tmp_path):
+def test_a_grid_has_a_row_a_cell_sorted_with_fractions(options, tmp_path):
     changes = {"splits": 2, "shots": [2, 1, 10], "pixels": [1], "windows_per_shot": 1, "methods": ["random", "full"]}
-    done = run_protocol(make_config({**knobs, **changes}), "grid")
+    done = run_protocol(make_config({**options, **changes}), "grid")
     rows = table(done["results"])
     assert done["cells"] == len(rows) == 2 * (4 + 1)
     assert [(r["split"], r["method"], r["budget_kind"], r["budget"]) for r in rows[:5]] == [
@@ -97,9 +97,9 @@ def test_a_finished_grid_is_not_computed_again(config, monkeypatch):
     assert again["computed"] == 0 and Path(again["results"]).read_bytes() == before
 
 
-def test_a_wider_grid_keeps_the_cells_of_the_narrower_one(knobs):
-    run_protocol(make_config(knobs), "grid")
-    done = run_protocol(make_config({**knobs, "shots": [1, 2], "splits": 2}), "wider")
+def test_a_wider_grid_keeps_the_cells_of_the_narrower_one(options):
+    run_protocol(make_config(options), "grid")
+    done = run_protocol(make_config({**options, "shots": [1, 2], "splits": 2}), "wider")
     # of the second split pretext network, scores and five cells, of the first two cells at the new budget
     assert done["computed"] == 7 + 2
 
@@ -116,16 +116,16 @@ def stopped_after(count):
     return run
 
 
-def test_a_grid_that_is_stopped_again_and_again_ends_in_the_same_table(knobs, tmp_path, monkeypatch):
-    whole = run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "whole")}), "grid")
+def test_a_grid_that_is_stopped_again_and_again_ends_in_the_same_table(options, tmp_path, monkeypatch):
+    whole = run_protocol(make_config({**options, "output_dir": str(tmp_path / "whole")}), "grid")
     for count in (1, 2, 1):
         monkeypatch.setattr(
             "monai_kwtl.benchmark.runs.run.choose_runner", lambda name, count=count: stopped_after(count)
         )
         with pytest.raises(KeyboardInterrupt):
-            run_protocol(make_config(knobs), "grid")
+            run_protocol(make_config(options), "grid")
     monkeypatch.undo()
-    done = run_protocol(make_config(knobs), "grid")
+    done = run_protocol(make_config(options), "grid")
     assert done["computed"] == whole["computed"] - 4
     assert Path(done["results"]).read_bytes() == Path(whole["results"]).read_bytes()
 
@@ -138,19 +138,19 @@ def test_finished_cells_alone_are_enough_for_the_tables(config, tmp_path):
     assert done["computed"] == 0 and Path(done["results"]).read_bytes() == before
 
 
-def test_cells_in_another_order_have_the_same_results(knobs, tmp_path, monkeypatch):
-    one = run_protocol(make_config({**knobs, "shots": [1, 2]}), "grid")
+def test_cells_in_another_order_have_the_same_results(options, tmp_path, monkeypatch):
+    one = run_protocol(make_config({**options, "shots": [1, 2]}), "grid")
 
     def backwards(jobs, store, config):
         cells = [job for job in jobs if job.kind == "cell"]
         yield from run_module.run_in_loop([job for job in jobs if job.kind != "cell"] + cells[::-1], store, config)
 
     monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: backwards)
-    other = run_protocol(make_config({**knobs, "shots": [1, 2], "output_dir": str(tmp_path / "other")}), "grid")
+    other = run_protocol(make_config({**options, "shots": [1, 2], "output_dir": str(tmp_path / "other")}), "grid")
     assert Path(one["results"]).read_bytes() == Path(other["results"]).read_bytes()
 
 
-def test_a_stack_of_many_pages_stands_in_for_em(knobs, data, tmp_path):
+def test_a_stack_of_many_pages_stands_in_for_em(options, data, tmp_path):
     """EM is one TIFF of 165 slices with one of as many masks; windows, threshold and blocks are those of EM."""
     shutil.copytree(data, tmp_path / "data")
     pages = {
@@ -162,11 +162,11 @@ def test_a_stack_of_many_pages_stands_in_for_em(knobs, data, tmp_path):
         stack = np.stack(planes)
         tifffile.imwrite(tmp_path / "data" / "EM" / kind / "stack.tif", stack, photometric="minisblack")
     changes = {"targets": "EM", "data_dir": str(tmp_path / "data"), "protocols": ["random", "blocked"], "shots": [1]}
-    done = run_protocol(make_config({**knobs, **changes, "windows_per_shot": 4}), "em")
+    done = run_protocol(make_config({**options, **changes, "windows_per_shot": 4}), "em")
     rows = table(done["results"])
     assert len(rows) == 6 and {row["protocol"] for row in rows} == {"random", "blocked"}
     assert {row["windows"] for row in rows if row["method"] == "random"} == {"4"}
-    jobs, _ = jobs_of(cells_of(make_config({**knobs, **changes})))
+    jobs, _ = jobs_of(cells_of(make_config({**options, **changes})))
     pretext = next(job for job in jobs if job.kind == "pretext")
     assert pretext.case.pretext_settings("base")["pseudo_label"]["threshold"] == 140
 
@@ -206,8 +206,8 @@ def test_a_store_that_nothing_reaches_is_said(config, monkeypatch):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def command(knobs, tmp_path, *more):
-    (tmp_path / "mine.json").write_text(json.dumps(knobs))
+def command(options, tmp_path, *more):
+    (tmp_path / "mine.json").write_text(json.dumps(options))
     return [
         sys.executable,
         str(ROOT / "scripts/benchmark.py"),
@@ -221,29 +221,29 @@ def command(knobs, tmp_path, *more):
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_the_command_refuses_a_misspelt_knob(knobs, tmp_path, monkeypatch):
+def test_the_command_refuses_a_misspelt_option(options, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     for module in (sys, threading):  # the command sets it for its process
         monkeypatch.setattr(module, "excepthook", module.excepthook)
     import benchmark
 
-    with pytest.raises(KWTLError, match="unknown knob 'methds'; did you mean methods"):
-        benchmark.main(command({**knobs, "methds": ["random"]}, tmp_path)[2:])
+    with pytest.raises(KWTLError, match="unknown option 'methds'; did you mean methods"):
+        benchmark.main(command({**options, "methds": ["random"]}, tmp_path)[2:])
 
 
 @pytest.mark.slow
-def test_the_command_killed_twice_goes_on_to_the_same_table(knobs, tmp_path):
-    knobs = {**knobs, "shots": [1, 2, 3, 4], "splits": 2}
-    whole = run_protocol(make_config({**knobs, "output_dir": str(tmp_path / "whole")}), "mine")
+def test_the_command_killed_twice_goes_on_to_the_same_table(options, tmp_path):
+    options = {**options, "shots": [1, 2, 3, 4], "splits": 2}
+    whole = run_protocol(make_config({**options, "output_dir": str(tmp_path / "whole")}), "mine")
     store = tmp_path / "output" / "store" / "cell"
     for cells in (2, 7):
-        process = subprocess.Popen(command(knobs, tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(options, tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         while process.poll() is None and len(list(store.glob("*.json"))) < cells:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert len(table(tmp_path / "output" / "mine" / "results.csv")) < 18
-    ended = subprocess.run(command(knobs, tmp_path, "--cores", "1"), env=ENVIRONMENT, capture_output=True, text=True)
+    ended = subprocess.run(command(options, tmp_path, "--cores", "1"), env=ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "output" / "mine" / "results.csv").read_bytes() == Path(whole["results"]).read_bytes()
     assert "18 of 18" not in ended.stdout.splitlines()[0] and "cells are finished" in ended.stdout

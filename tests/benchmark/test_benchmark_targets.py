@@ -90,8 +90,8 @@ def test_windows_per_shot_are_those_of_table_1():
 def test_targets_agree_with_the_overlays_of_the_stages(name):
     overlay = json.loads((ROOT / "configs" / f"{name.lower()}.json").read_text())
     target = TARGETS[name]
-    for knob in ("threshold", "fraction", "polarity", "step"):
-        assert getattr(target, knob) == overlay.get(knob), knob
+    for option in ("threshold", "fraction", "polarity", "step"):
+        assert getattr(target, option) == overlay.get(option), option
     assert target.psi == overlay.get("psi", 1.3)
 
 

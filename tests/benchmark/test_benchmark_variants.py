@@ -21,9 +21,9 @@ from monai_kwtl.selection.regions import Cost
 TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tuning() and variant.window == 1]
 
 
-def results_of(knobs):
+def results_of(options):
     """Every cell's result, by (variant, method)."""
-    config = make_config(knobs)
+    config = make_config(options)
     run_protocol(config, "grid")
     cells = cells_of(config)
     _, results = jobs_of(cells)
@@ -31,8 +31,8 @@ def results_of(knobs):
     return {(key.variant, key.method): store.cell(results[key]) for _, key in cells}
 
 
-def test_every_way_of_tuning_gives_a_result_from_the_same_windows(knobs):
-    found = results_of({**knobs, "methods": ["random"], "variants": ["base", *TUNINGS]})
+def test_every_way_of_tuning_gives_a_result_from_the_same_windows(options):
+    found = results_of({**options, "methods": ["random"], "variants": ["base", *TUNINGS]})
     assert len({result["selection"] for result in found.values()}) == 1
     base = found["base", "random"]["iou_of_test_images"]
     assert all(0 <= result["result"]["mean_iou"] <= 1 for result in found.values())
@@ -40,15 +40,17 @@ def test_every_way_of_tuning_gives_a_result_from_the_same_windows(knobs):
     assert sum(other.values()) >= len(TUNINGS) - 2, other  # a threshold may well come out as 0.5
 
 
-def test_ways_of_measuring_share_the_tuned_network(knobs, monkeypatch):
+def test_ways_of_measuring_share_the_tuned_network(options, monkeypatch):
     calls = []
     train = Bench.train_support
     monkeypatch.setattr(Bench, "train_support", lambda *args: calls.append(args[2]) or train(*args))
     variants = ["base", "flips", "threshold", "running_norm", "transductive_norm", "dice_bce", "dice_bce_flips"]
-    found = results_of({**knobs, "methods": ["random"], "variants": variants})
+    found = results_of({**options, "methods": ["random"], "variants": variants})
     assert sorted(calls) == ["base", "dice_bce"]
     experiment._KEPT.clear()
-    again = results_of({**knobs, "methods": ["random"], "variants": ["flips"], "output_dir": knobs["output_dir"] + "2"})
+    again = results_of(
+        {**options, "methods": ["random"], "variants": ["flips"], "output_dir": options["output_dir"] + "2"}
+    )
     assert again["flips", "random"]["iou_of_test_images"] == found["flips", "random"]["iou_of_test_images"]
 
 
@@ -60,17 +62,17 @@ def test_ways_of_measuring_share_the_tuned_network(knobs, monkeypatch):
         "random_then_coverage",
     ],
 )
-def test_methods_that_compare_windows_run_and_repeat(knobs, name):
-    first = results_of({**knobs, "methods": [name], "shots": [], "pixels": [2]})["base", name]
+def test_methods_that_compare_windows_run_and_repeat(options, name):
+    first = results_of({**options, "methods": [name], "shots": [], "pixels": [2]})["base", name]
     again = results_of(
-        {**knobs, "methods": [name], "shots": [], "pixels": [2], "output_dir": knobs["output_dir"] + "2"}
+        {**options, "methods": [name], "shots": [], "pixels": [2], "output_dir": options["output_dir"] + "2"}
     )["base", name]
     assert first["selection"] == again["selection"]
     assert first["iou_of_test_images"] == again["iou_of_test_images"]
     assert 0 < first["result"]["unique_pixels"] <= 2 * 72 * 88
 
 
-def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monkeypatch):
+def test_rounds_share_the_budget_and_later_ones_see_another_network(options, monkeypatch):
     scored = []
     score_with = Bench.score_with
     monkeypatch.setattr(
@@ -80,13 +82,13 @@ def test_rounds_share_the_budget_and_later_ones_see_another_network(knobs, monke
             float(sum(p.double().sum() for p in network.state_dict().values() if torch.is_floating_point(p)))
         ) or score_with(self, network, settings),
     )  # fmt: skip
-    found = results_of({**knobs, "methods": ["herding", "herding_3_rounds"], "shots": [], "pixels": [2]})
+    found = results_of({**options, "methods": ["herding", "herding_3_rounds"], "shots": [], "pixels": [2]})
     assert len(set(scored)) == len(scored) == 3  # the pretext network once, two tuned ones
     one, three = (found["base", name]["result"] for name in ("herding", "herding_3_rounds"))
     assert abs(one["unique_pixels"] - three["unique_pixels"]) < 3 * 32 * 32
 
 
-def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(knobs, monkeypatch):
+def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(options, monkeypatch):
     chosen = []
     reveal = annotator.reveal_masks
 
@@ -95,7 +97,7 @@ def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(
         return reveal(regions, pool)
 
     monkeypatch.setattr(experiment, "reveal_masks", noted)
-    grid = {**knobs, "methods": ["random", "random_then_coverage"], "shots": [], "pixels": [1], "splits": 1}
+    grid = {**options, "methods": ["random", "random_then_coverage"], "shots": [], "pixels": [1], "splits": 1}
     found = results_of(grid)
     half, random, ours = sorted(chosen, key=len)
     assert half < random and half < ours, "half is drawn, and the other half is not"
@@ -104,14 +106,14 @@ def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(
     assert abs(pixels[0] - pixels[1]) < 32 * 32
 
 
-def test_rounds_have_no_budgets_in_shots(knobs):
-    config = make_config({**knobs, "methods": ["herding_2_rounds", "herding"], "shots": [1], "pixels": [1]})
+def test_rounds_have_no_budgets_in_shots(options):
+    config = make_config({**options, "methods": ["herding_2_rounds", "herding"], "shots": [1], "pixels": [1]})
     found = {(key.method, key.budget_kind) for _, key in cells_of(config)}
     assert found == {("herding_2_rounds", "pixels"), ("herding", "pixels"), ("herding", "shots")}
 
 
-def test_rounds_end_where_no_window_is_free(knobs):
-    found = results_of({**knobs, "methods": ["herding_3_rounds"], "shots": [], "pixels": [6], "splits": 1})
+def test_rounds_end_where_no_window_is_free(options):
+    found = results_of({**options, "methods": ["herding_3_rounds"], "shots": [], "pixels": [6], "splits": 1})
     assert found["base", "herding_3_rounds"]["result"]["unique_pixels"] > 2 * 72 * 88
 
 
@@ -119,16 +121,16 @@ def test_rounds_end_where_no_window_is_free(knobs):
     ("variant", "rate", "falling"),
     [("base", 1, False), ("falling_rate", 1, True), ("dice_bce_falling_fast", 10, True)],
 )
-def test_a_variant_may_change_the_learning_rate(variant, rate, falling, knobs, monkeypatch):
+def test_a_variant_may_change_the_learning_rate(variant, rate, falling, options, monkeypatch):
     seen = []
     monkeypatch.setattr(bench, "fit", lambda network, crops, loss=None, **given: seen.append(given) or network)
-    results_of({**knobs, "methods": ["random"], "variants": [variant], "splits": 1})
+    results_of({**options, "methods": ["random"], "variants": [variant], "splits": 1})
     assert seen[-1]["learning_rate"] == pytest.approx(rate * 1e-4)
     assert seen[-1]["falling_rate"] is falling
 
 
-def test_smaller_windows_spend_the_same_pixels_on_more_places(knobs):
-    grid = {**knobs, "methods": ["random", "coverage", "herding"], "variants": ["base", "small_windows"]}
+def test_smaller_windows_spend_the_same_pixels_on_more_places(options):
+    grid = {**options, "methods": ["random", "coverage", "herding"], "variants": ["base", "small_windows"]}
     found = results_of({**grid, "shots": [], "pixels": [1], "splits": 1})
     for method in grid["methods"]:
         large, small = (found[variant, method]["result"] for variant in ("base", "small_windows"))
@@ -136,9 +138,9 @@ def test_smaller_windows_spend_the_same_pixels_on_more_places(knobs):
         assert abs(small["unique_pixels"] - large["unique_pixels"]) < 32 * 32
 
 
-def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(knobs):
+def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(options):
     with pytest.raises(KWTLError, match="variants: importance draws crops anew .* choose the schedule cpu"):
-        make_config({**knobs, "schedule": "paper", "variants": ["importance"]})
+        make_config({**options, "schedule": "paper", "variants": ["importance"]})
 
 
 def test_parts_of_a_budget_add_up_to_it():

@@ -52,10 +52,10 @@ def test_works_take_turns_after_a_first_call(cost, monkeypatch):
 
 def test_a_tiny_run_writes_a_table_and_a_picture(tmp_path):
     sides, steps, counts = [48, 64, 80], [32, 16, 8], [1, 2]
-    knobs = {"sides": sides, "steps": steps, "counts": counts, "side": [64], "window": [32], "step": [16]}
+    options = {"sides": sides, "steps": steps, "counts": counts, "side": [64], "window": [32], "step": [16]}
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), "--threads", "1", "cost", "--folder", str(tmp_path)]
     command += ["--repeats", "2"]
-    command += [part for name, values in knobs.items() for part in (f"--{name}", *map(str, values))]
+    command += [part for name, values in options.items() for part in (f"--{name}", *map(str, values))]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ended.returncode == 0, ended.stderr
     assert "a further megapixel (s)" in ended.stdout and "images: R squared" in ended.stdout

@@ -52,8 +52,8 @@ def test_all_windows_are_like_the_pool():
     assert spread_of(points, np.arange(50)) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
 
 
-def test_a_finished_grid_is_looked_at(knobs, tmp_path):
-    grid = {**knobs, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2], "variants": ["dice_bce"]}
+def test_a_finished_grid_is_looked_at(options, tmp_path):
+    grid = {**options, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2], "variants": ["dice_bce"]}
     config = make_config(grid)
     with pytest.raises(KWTLError, match="no finished cell"):
         diagnose(config)
@@ -106,6 +106,6 @@ def test_iou_goes_with_foreground_where_it_does():
     assert by_foreground(Table("diagnosis", data[:5])).data.empty, "too few for six parts"
 
 
-def test_a_grid_without_features_is_refused(knobs):
+def test_a_grid_without_features_is_refused(options):
     with pytest.raises(KWTLError, match="one of balanced, herding, typical and k_centre is needed"):
-        diagnose(make_config(knobs))
+        diagnose(make_config(options))

@@ -32,8 +32,8 @@ def test_ratios_are_of_medians_with_and_without_the_setting(stages, monkeypatch,
 
     monkeypatch.setattr(stages, "_busy_loop", busy_loop)
 
-    def run_stage(folder, threads, processes, stage, variables, **knobs):
-        seen.append((stage, threads, variables["OMP_WAIT_POLICY"], len(busy), knobs["steps"]))
+    def run_stage(folder, threads, processes, stage, variables, **stage_options):
+        seen.append((stage, threads, variables["OMP_WAIT_POLICY"], len(busy), stage_options["steps"]))
         return {"stage": (44.0 if len(busy) else 4.0) if variables["OMP_WAIT_POLICY"] is None else 8.0}
 
     monkeypatch.setattr(stages, "run_stage", run_stage)

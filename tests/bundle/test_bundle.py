@@ -1,4 +1,7 @@
-"""The bundle as a user meets it: from any folder, with any kind of image, every knob explained and every typo named."""
+"""The bundle as a user meets it.
+
+From any folder, with any kind of image, every option explained and every typo named.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ def home(tmp_path_factory):
     return folder
 
 
-def knobs_of(config):
-    """The knobs of a stage: what stands above its first part, and is not found out by itself."""
+def options_of(config):
+    """The options of a stage: what stands above its first part, and is not found out by itself."""
     names = list(config)
     return [name for name in names[names.index("imports") + 1 : names.index("place")] if name != "bundle_root"]
 
@@ -128,24 +131,24 @@ def test_the_bare_command_of_the_card_ranks_the_demo_pool(home, tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-# --- knobs ------------------------------------------------------------------------------------------------------------
+# --- options ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_knob_is_explained_and_nothing_else_is(stage):
+def test_every_option_is_explained_and_nothing_else_is(stage):
     config = json.loads((CONFIGS / f"{stage}.json").read_text())
     explained = dict(config["_desc_"])
     assert len(explained.pop("stage")) > 20
-    assert sorted(knobs_of(config)) == sorted(explained)
+    assert sorted(options_of(config)) == sorted(explained)
     assert all(isinstance(words, str) and len(words) > 5 for words in explained.values())
-    assert all(not isinstance(config[name], (dict, list)) for name in explained), "knobs are flat"
+    assert all(not isinstance(config[name], (dict, list)) for name in explained), "options are flat"
 
 
-def test_every_knob_is_used():
+def test_every_option_is_used():
     for stage in STAGES:
         config = json.loads((CONFIGS / f"{stage}.json").read_text())
         parts = json.dumps({name: value for name, value in config.items() if name != "_desc_"})
-        unused = [name for name in knobs_of(config) if not re.search(rf"@{name}\b", parts)]
+        unused = [name for name in options_of(config) if not re.search(rf"@{name}\b", parts)]
         assert not unused, f"{stage}: {unused}"
 
 
@@ -171,19 +174,19 @@ def test_the_explanation_names_every_choice(name, values):
     assert [value for value in values if not re.search(rf"\b{value}\b", words)] == []
 
 
-def test_a_knob_of_one_name_has_one_default_in_the_stages_that_share_a_command_line():
+def test_a_option_of_one_name_has_one_default_in_the_stages_that_share_a_command_line():
     """Where the same option means the same; what a stage needs otherwise is listed here."""
     own = {"output_dir", "ckpt", "steps", "epochs", "checkpoint_every", "most_images", "crop", "learning_rate"}
     found: dict[str, set[str]] = {}
     for stage in STAGES:
         config = json.loads((CONFIGS / f"{stage}.json").read_text())
-        for name in knobs_of(config):
+        for name in options_of(config):
             found.setdefault(name, set()).add(repr(config[name]))
     assert {name for name, defaults in found.items() if len(defaults) > 1} <= own
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_misspelt_knob_is_named(stage, tmp_path, monkeypatch):
+def test_every_misspelt_option_is_named(stage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     explained = json.loads((CONFIGS / f"{stage}.json").read_text())["_desc_"]
     name = max(set(explained) - {"stage"}, key=len)
@@ -227,7 +230,7 @@ def test_a_misspelt_key_of_an_overlay_is_named(home, tmp_path):
     assert (ended.status, ended.err) == (1, "error: unknown option --fracton; did you mean --fraction?\n")
 
 
-def test_a_knob_of_another_stage_is_refused_on_the_command_line(home):
+def test_a_option_of_another_stage_is_refused_on_the_command_line(home):
     ended = run("pretext", dataset_dir=home / "my_images", psi=1.6)
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("error: unknown option --psi; ")
@@ -278,8 +281,8 @@ def mixed(tmp_path_factory):
 def test_inference_writes_a_mask_of_the_same_size_for_every_kind_of_image(mixed, tmp_path):
     folder, expected = mixed
     ckpt = random_weights(tmp_path / "weights.pt", seed=3)
-    knobs = {"dataset_dir": folder, "output_dir": tmp_path / "masks", "ckpt": ckpt, "device": "cpu", "amp": "false"}
-    ended = run("inference", **knobs, adapt_norm="false")
+    options = {"dataset_dir": folder, "output_dir": tmp_path / "masks", "ckpt": ckpt, "device": "cpu", "amp": "false"}
+    ended = run("inference", **options, adapt_norm="false")
     assert (ended.status, ended.err) == (0, "")
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(expected)
     network = FCRN(spatial_dims=2, in_channels=1, out_channels=1).eval()
@@ -300,8 +303,8 @@ def test_inference_writes_a_mask_of_the_same_size_for_every_kind_of_image(mixed,
 def test_select_takes_every_kind_of_image(mixed, tmp_path):
     folder, expected = mixed
     ckpt = random_weights(tmp_path / "weights.pt")
-    knobs = {"dataset_dir": folder, "output_dir": tmp_path / "out", "ckpt": ckpt, "device": "cpu"}
-    ended = run("select", **knobs, **QUICK | {"report": "true"}, budget_windows=12)
+    options = {"dataset_dir": folder, "output_dir": tmp_path / "out", "ckpt": ckpt, "device": "cpu"}
+    ended = run("select", **options, **QUICK | {"report": "true"}, budget_windows=12)
     assert (ended.status, ended.err) == (0, "")
     document = json.loads((tmp_path / "out" / "selection.json").read_text())
     jsonschema.validate(document, SCHEMA)

@@ -103,7 +103,7 @@ def test_a_folder_of_any_name_reaches_a_stage_as_it_is_written(name, tmp_path, m
 @pytest.mark.parametrize(
     "value", ["$__import__('os').mkdir('made')", "@imports", [{"_target_": "os.mkdir", "path": "made"}]]
 )
-def test_a_knob_that_is_code_ends_a_stage_before_it_is_read(value, tmp_path, monkeypatch):
+def test_a_option_that_is_code_ends_a_stage_before_it_is_read(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("steps", "dataset_dir", "rescale", "device"):
         with pytest.raises(KWTLError, match=name):

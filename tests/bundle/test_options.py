@@ -1,4 +1,4 @@
-"""Flat knobs: which values a stage takes, which it refuses before it computes anything, and the words for it."""
+"""Flat options: which values a stage takes, which it refuses before it computes anything, and the words for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stage_process import CONFIGS
 
-from monai_kwtl.bundle.options import _CHECKS, check_knobs, checked_options
+from monai_kwtl.bundle.options import _CHECKS, check_options, checked_options
 from monai_kwtl.errors import KWTLError, as_bool, check_number, check_whole_number
 
 STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metadata.json"]
@@ -17,10 +17,10 @@ STAGES = [path for path in sorted(CONFIGS.glob("*.json")) if path.name != "metad
 
 @pytest.mark.parametrize("config", STAGES, ids=lambda path: path.stem)
 def test_defaults_are_accepted(config: Path):
-    check_knobs(json.loads(config.read_text()))
+    check_options(json.loads(config.read_text()))
 
 
-def test_every_checked_name_is_a_knob_of_some_stage():
+def test_every_checked_name_is_a_option_of_some_stage():
     files = [json.loads(config.read_text()) for config in STAGES]
     names = {name for config in files for key in ("_desc_", "+_desc_") for name in config.get(key, {})}
     assert set(_CHECKS) <= names
@@ -51,13 +51,13 @@ def test_every_checked_name_is_a_knob_of_some_stage():
         ("labels", ["a", "b"], r"labels must be a path, got \['a', 'b'\]\.$"),
     ],
 )
-def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words):
+def test_a_senseless_value_is_refused_by_the_name_of_its_option(name, value, words):
     with pytest.raises(KWTLError, match=f"^{name} must be .*{words.removeprefix(name + ' must be ')}"):
-        check_knobs({"stage": "any", name: value}, {"flips": False, "report": True})
+        check_options({"stage": "any", name: value}, {"flips": False, "report": True})
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {"seed": 0, "steps": np.int64(3), "learning_rate": 1, "weight_decay": 0, "psi": 1.6},
         {"max_memory": None, "tile": None},
@@ -68,8 +68,8 @@ def test_a_senseless_value_is_refused_by_the_name_of_its_knob(name, value, words
         {"of another kind": -1, "threshold": "left to the stage"},
     ],
 )
-def test_what_makes_sense_passes(knobs):
-    assert check_knobs(knobs).keys() == knobs.keys()
+def test_what_makes_sense_passes(options):
+    assert check_options(options).keys() == options.keys()
 
 
 def test_truth_values_are_typed_by_the_defaults_of_the_config_and_other_values_stay():

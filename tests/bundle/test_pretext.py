@@ -100,7 +100,7 @@ def test_polarity_that_is_told_needs_no_image(caplog):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected"),
+    ("options", "expected"),
     [
         ({}, ("otsu", None)),
         ({"threshold": 140}, ("equalize", 140)),
@@ -110,13 +110,13 @@ def test_polarity_that_is_told_needs_no_image(caplog):
         ({"method": "equalize", "threshold": 0}, ("equalize", 0)),
     ],
 )
-def test_a_threshold_or_a_fraction_asks_for_equalisation(knobs, expected):
-    label = choose_pseudo_label([], **{"polarity": "dark"} | knobs)
+def test_a_threshold_or_a_fraction_asks_for_equalisation(options, expected):
+    label = choose_pseudo_label([], **{"polarity": "dark"} | options)
     assert (label.method, label.threshold) == expected
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {"threshold": 20, "fraction": 0.1},
         {"method": "equalize"},
@@ -128,9 +128,9 @@ def test_a_threshold_or_a_fraction_asks_for_equalisation(knobs, expected):
         {"iterations": -1},
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(knobs):
+def test_settings_that_contradict_each_other_are_refused(options):
     with pytest.raises(KWTLError):
-        choose_pseudo_label([], **{"polarity": "dark"} | knobs)
+        choose_pseudo_label([], **{"polarity": "dark"} | options)
 
 
 def opencv_steps(grey, threshold, iterations):
@@ -255,7 +255,7 @@ def test_the_sheet_is_written_and_logged_once(tmp_path, caplog):
 
 # --- the stages -------------------------------------------------------------------------------------------------------
 
-KNOBS = {"steps": 2, "crop": 24, "batch_size": 2, "polarity": "dark", "device": "cpu", "amp": "false"}
+OPTIONS = {"steps": 2, "crop": 24, "batch_size": 2, "polarity": "dark", "device": "cpu", "amp": "false"}
 
 
 @pytest.fixture
@@ -270,14 +270,14 @@ def home(tmp_path, rng):
     return SimpleNamespace(root=root, ckpt=ckpt, pool=tmp_path / "pool", out=tmp_path / "out", other=tmp_path / "other")
 
 
-def tune(home, choice="always", output=None, ckpt=None, **knobs):
+def tune(home, choice="always", output=None, ckpt=None, **options):
     """Call auto_pretext as the select stage does."""
     with as_before():
-        return auto_pretext(choice, ckpt or home.ckpt, home.root, home.pool, output or home.out, **KNOBS | knobs)
+        return auto_pretext(choice, ckpt or home.ckpt, home.root, home.pool, output or home.out, **OPTIONS | options)
 
 
 def test_a_preview_stops_before_training(home):
-    ended = run("pretext", dataset_dir=home.pool, output_dir=home.out, ckpt=home.ckpt, preview="true", **KNOBS)
+    ended = run("pretext", dataset_dir=home.pool, output_dir=home.out, ckpt=home.ckpt, preview="true", **OPTIONS)
     assert ended.status == 0, ended.err
     assert sorted(entry.name for entry in home.out.iterdir()) == ["pseudo_labels.png", "tensorboard"]
     log = Log(home.out / "tensorboard")
@@ -288,9 +288,9 @@ def test_a_preview_stops_before_training(home):
 
 def test_a_preview_leaves_weights_that_are_there_and_their_curve(home):
     shared = {"dataset_dir": home.pool, "output_dir": home.out, "ckpt": home.ckpt}
-    assert run("pretext", **shared, **KNOBS).status == 0
+    assert run("pretext", **shared, **OPTIONS).status == 0
     before = {name: (home.out / name).read_bytes() for name in ("model.pt", "model.json", "pseudo_labels.png")}
-    ended = run("pretext", **shared, **KNOBS | {"preview": "true", "fraction": 0.4})
+    ended = run("pretext", **shared, **OPTIONS | {"preview": "true", "fraction": 0.4})
     assert ended.status == 0, ended.err
     after = {name: (home.out / name).read_bytes() for name in before}
     assert [name for name in before if after[name] != before[name]] == ["pseudo_labels.png"]
@@ -336,20 +336,20 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "knobs"), CHANGES, ids=lambda value: value.__name__ if callable(value) else None)
-def test_tuning_is_done_again_where_anything_has_changed(home, change, knobs, capsys):
+@pytest.mark.parametrize(("change", "options"), CHANGES, ids=lambda value: value.__name__ if callable(value) else None)
+def test_tuning_is_done_again_where_anything_has_changed(home, change, options, capsys):
     weights = tune(home)
     before = json.loads((home.out / "pretext" / "model.json").read_text())
     change(home)
     capsys.readouterr()
-    assert tune(home, **knobs) == weights
+    assert tune(home, **options) == weights
     said = capsys.readouterr().out  # as logging.conf has it
     assert "pretext tuning: " in said and "used again" not in said
     after = json.loads((home.out / "pretext" / "model.json").read_text())
     same = change in (_note, _tuned_weights)  # the result is damaged, not what it is made of
     assert (after["fingerprint"] == before["fingerprint"]) is same and (after["sha256"] == before["sha256"]) is same
     assert [step for step, _ in Log(home.out / "pretext" / "tensorboard").curve("loss/train")] == list(
-        range(1, 1 + knobs.get("steps", 2))
+        range(1, 1 + options.get("steps", 2))
     )
 
 
@@ -367,7 +367,7 @@ def test_tuned_weights_are_used_again_while_nothing_has_changed(home, capsys):
 
 def test_it_leaves_what_the_pretext_stage_leaves(home):
     tune(home)
-    ended = run("pretext", dataset_dir=home.pool, output_dir=home.other, ckpt=home.ckpt, **KNOBS)
+    ended = run("pretext", dataset_dir=home.pool, output_dir=home.other, ckpt=home.ckpt, **OPTIONS)
     assert ended.status == 0, ended.err
     own, alone = (torch.load(folder / "model.pt", weights_only=True) for folder in (home.out / "pretext", home.other))
     assert all(torch.equal(own[name], alone[name]) for name in own)

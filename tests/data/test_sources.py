@@ -70,7 +70,7 @@ def test_a_folder_is_named_once(tmp_path, monkeypatch, again):
 
 def test_where_none_is_given_there_is_one_of_every_simulated_domain(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(module, "make_pool", lambda folder, kind, **knobs: made.append((folder, kind, knobs)))
+    monkeypatch.setattr(module, "make_pool", lambda folder, kind, **options: made.append((folder, kind, options)))
     folders = source_folders(None, tmp_path)
     assert folders == [tmp_path / "sources" / f"{kind}_0" for kind in DOMAINS]
     assert [(folder, kind) for folder, kind, _ in made] == list(zip(folders, DOMAINS, strict=True))
@@ -79,14 +79,14 @@ def test_where_none_is_given_there_is_one_of_every_simulated_domain(tmp_path, mo
 
 def test_looks_of_a_domain_have_seeds_of_their_own(tmp_path, monkeypatch):
     made = {}
-    monkeypatch.setattr(module, "make_pool", lambda folder, kind, **knobs: made.update({folder.name: knobs}))
+    monkeypatch.setattr(module, "make_pool", lambda folder, kind, **options: made.update({folder.name: options}))
     folders = simulated_sources(tmp_path, count=7, seed=5, looks=2)
     assert [folder.name for folder in folders] == [f"{kind}_{seed}" for seed in (5, 6) for kind in DOMAINS]
-    assert all(knobs["count"] == 7 and knobs["seed"] == int(name[-1]) for name, knobs in made.items())
+    assert all(options["count"] == 7 and options["seed"] == int(name[-1]) for name, options in made.items())
 
 
 def test_simulated_sources_are_labelled_and_made_once(tmp_path, monkeypatch):
-    small = lambda folder, kind, **knobs: make_pool(folder, kind, **knobs | {"height": 40, "width": 56})  # noqa: E731
+    small = lambda folder, kind, **options: make_pool(folder, kind, **options | {"height": 40, "width": 56})  # noqa: E731
     monkeypatch.setattr(module, "make_pool", small)
     folders = simulated_sources(tmp_path, count=2)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}

@@ -334,10 +334,10 @@ STAGE = ["train.json", "semi_supervised_train.json"]
 
 
 def stage(place, folder, *fault, **more):
-    knobs = {"dataset_dir": place / "pool", "ckpt": place / "start.pt", "output_dir": folder, "steps": 6, "crop": 32}
-    knobs |= {"batch_size": 2, "device": "cpu", "amp": "false", "tensorboard": "false", "checkpoint_every": 2}
-    knobs |= {"warm_up": 1, "decay": 0.5, "held_out": 0, "validate_every": 3, "learning_rate": 1e-3}
-    return run(STAGE, place / "log", *fault, **knobs | more)
+    options = {"dataset_dir": place / "pool", "ckpt": place / "start.pt", "output_dir": folder, "steps": 6, "crop": 32}
+    options |= {"batch_size": 2, "device": "cpu", "amp": "false", "tensorboard": "false", "checkpoint_every": 2}
+    options |= {"warm_up": 1, "decay": 0.5, "held_out": 0, "validate_every": 3, "learning_rate": 1e-3}
+    return run(STAGE, place / "log", *fault, **options | more)
 
 
 def weights(folder):
@@ -371,10 +371,10 @@ def test_the_warm_up_is_a_fifth_of_the_steps_unless_told(place, tmp_path):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_every_knob_of_the_stage_is_explained():
+def test_every_option_of_the_stage_is_explained():
     config = json.loads((CONFIGS / STAGE[1]).read_text())
-    knobs = [name for name, value in config.items() if "::" not in name and name not in ("+_desc_", "teacher")]
-    assert sorted(knobs) == sorted(set(config["+_desc_"]) - {"semi_supervised"})
+    options = [name for name, value in config.items() if "::" not in name and name not in ("+_desc_", "teacher")]
+    assert sorted(options) == sorted(set(config["+_desc_"]) - {"semi_supervised"})
 
 
 def test_the_stage_continues_to_the_same_weights_and_chooses_the_best_teacher(place, tmp_path):
@@ -390,15 +390,15 @@ def test_the_stage_continues_to_the_same_weights_and_chooses_the_best_teacher(pl
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "words"),
+    ("option", "value", "words"),
     [
         ("decay", 2, "decay must be a number from 0 to 1, got 2."),
         ("warm_up", -1, "warm_up must be a whole number, at least 0, got -1."),
         ("most_images", 0, "most_images must be a whole number, at least 1, got 0."),
     ],
 )
-def test_bad_knobs_of_the_stage_get_one_line(place, tmp_path, knob, value, words):
-    ended = stage(place, tmp_path, **{knob: value})
+def test_bad_options_of_the_stage_get_one_line(place, tmp_path, option, value, words):
+    ended = stage(place, tmp_path, **{option: value})
     assert (ended.status, ended.error) == (1, f"error: {words}")
 
 

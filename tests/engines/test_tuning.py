@@ -63,9 +63,9 @@ def network_of(path):
 def trained(place):
     """A train stage that looks at its held-out image after steps 2, 4, 6 and 7."""
     folder = place / "train"
-    knobs = {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "steps": 7, "batch_size": 3}
-    knobs |= {"validate_every": 2, "adapt_norm": "false", "learning_rate": 0.003}
-    ended = run("train", output_dir=folder, **QUICK | knobs)
+    options = {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "steps": 7, "batch_size": 3}
+    options |= {"validate_every": 2, "adapt_norm": "false", "learning_rate": 0.003}
+    ended = run("train", output_dir=folder, **QUICK | options)
     assert ended.status == 0, ended.err
     return SimpleNamespace(folder=folder, log=Log(folder / "tensorboard"), out=ended.out)
 
@@ -100,8 +100,8 @@ def test_train_draws_the_held_out_iou_and_keeps_the_best_weights(trained, place)
 @pytest.fixture(scope="module")
 def meta_trained(place):
     folder = place / "meta"
-    knobs = {"sources": f"[{place / 'cells'}, {place / 'nuclei'}]", "meta_epochs": 3, "inner_steps": 2, "crops": 2}
-    ended = run("meta_train", output_dir=folder, **QUICK | knobs)
+    options = {"sources": f"[{place / 'cells'}, {place / 'nuclei'}]", "meta_epochs": 3, "inner_steps": 2, "crops": 2}
+    ended = run("meta_train", output_dir=folder, **QUICK | options)
     assert ended.status == 0, ended.err
     return SimpleNamespace(folder=folder, log=Log(folder / "tensorboard"), out=ended.out)
 
@@ -131,14 +131,19 @@ def test_meta_train_draws_curves_of_every_source(meta_trained):
 
 @pytest.mark.parametrize("stage", ["pretext", "train", "meta_train"])
 def test_a_loss_that_is_no_number_stops_a_stage_and_leaves_no_weights(stage, place, tmp_path):
-    knobs = QUICK | {"tensorboard": "false"}
+    options = QUICK | {"tensorboard": "false"}
     if stage == "meta_train":
-        knobs |= {"sources": f"[{place / 'cells'}, {place / 'nuclei'}]", "meta_epochs": 3, "inner_steps": 3, "crops": 2}
-        knobs |= {"inner_learning_rate": 1e30}
+        options |= {
+            "sources": f"[{place / 'cells'}, {place / 'nuclei'}]",
+            "meta_epochs": 3,
+            "inner_steps": 3,
+            "crops": 2,
+        }
+        options |= {"inner_learning_rate": 1e30}
     else:
-        knobs |= {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "steps": 9, "batch_size": 2}
-        knobs |= {"learning_rate": 1e30, "held_out": 0} if stage == "train" else {"learning_rate": 1e30}
-    ended = run(stage, output_dir=tmp_path / "out", **knobs)
+        options |= {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "steps": 9, "batch_size": 2}
+        options |= {"learning_rate": 1e30, "held_out": 0} if stage == "train" else {"learning_rate": 1e30}
+    ended = run(stage, output_dir=tmp_path / "out", **options)
     assert ended.status == 1
     assert "Traceback" not in ended.err and ended.error.startswith("error: ")
     assert "finite" in ended.error or "the loss is nan at step" in ended.error or "the loss is inf" in ended.error
@@ -290,8 +295,14 @@ def test_the_papers_schedule_counts_epochs_over_a_grid(crop, step, batch):
 
 
 def test_the_papers_schedule_of_a_stage(place, tmp_path):
-    knobs = {"dataset_dir": place / "nuclei", "ckpt": place / "start.pt", "schedule": "paper", "epochs": 2, "step": 40}
-    ended = run("train", output_dir=tmp_path, **QUICK | knobs | {"crop": 40, "batch_size": 5})
+    options = {
+        "dataset_dir": place / "nuclei",
+        "ckpt": place / "start.pt",
+        "schedule": "paper",
+        "epochs": 2,
+        "step": 40,
+    }
+    ended = run("train", output_dir=tmp_path, **QUICK | options | {"crop": 40, "batch_size": 5})
     assert ended.status == 0, ended.err
     crops = 3 * grid(80, 40, 40) * grid(64, 40, 40)
     assert json.loads((tmp_path / "model.json").read_text())["steps"] == 2 * -(-crops // 5) == 6

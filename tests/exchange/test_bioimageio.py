@@ -162,8 +162,8 @@ def test_torchscript_takes_images_of_any_size(contents: dict[str, bytes], weight
 def test_the_mask_is_that_of_the_inference_stage(
     contents: dict[str, bytes], rdf: dict, images: Path, weights: Path, tmp_path: Path
 ):
-    knobs = {"dataset_dir": images, "output_dir": tmp_path / "masks", "ckpt": weights, "adapt_norm": "false"}
-    ended = stage_here.run("inference", **knobs, amp="false", device="cpu")
+    options = {"dataset_dir": images, "output_dir": tmp_path / "masks", "ckpt": weights, "adapt_norm": "false"}
+    ended = stage_here.run("inference", **options, amp="false", device="cpu")
     assert ended.status == 0, ended.err
     ours = np.asarray(Image.open(tmp_path / "masks" / "b.png")) > 0
     image = np.asarray(Image.open(images / "b.png"))[None, None]

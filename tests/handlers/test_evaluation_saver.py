@@ -89,8 +89,8 @@ def place(tmp_path_factory):
     return SimpleNamespace(folder=folder, truth=truth, predicted=predicted)
 
 
-def evaluate(place, output, **knobs):
-    options = QUICK | {"dataset_dir": place.folder / "data", "ckpt": place.folder / "model.pt"} | knobs
+def evaluate(place, output, **stage_options):
+    options = QUICK | {"dataset_dir": place.folder / "data", "ckpt": place.folder / "model.pt"} | stage_options
     return run("evaluate", output_dir=output, **options)
 
 
@@ -286,8 +286,8 @@ def test_without_norm_dir_the_statistics_fit_the_labelled_images_alone(place, do
     labelled_only = tmp_path / "labelled"
     shutil.copytree(place.folder / "data", labelled_only)
     (labelled_only / "images" / "unlabelled.png").unlink()
-    for output, knobs in (("a", {}), ("b", {"norm_dir": labelled_only})):
-        ended = evaluate(place, tmp_path / output, tensorboard="false", overlays="false", **knobs)
+    for output, stage_options in (("a", {}), ("b", {"norm_dir": labelled_only})):
+        ended = evaluate(place, tmp_path / output, tensorboard="false", overlays="false", **stage_options)
         assert ended.status == 0, ended.err
     assert figures(tmp_path / "a") == figures(tmp_path / "b") != figures(done.folder)
     assert not list((tmp_path / "a").rglob("*.png")) and not (tmp_path / "a" / "tensorboard").exists()

@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up_leaves_the_selection_before_with_its_report(pool, 
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     saver = SelectionSaver(pool, store, tmp_path / "out", budget_windows=1, overwrite=True, **PLAIN)
 
-    def full(*arguments, **knobs):
+    def full(*arguments, **options):
         raise KWTLError("the disk is full")
 
     monkeypatch.setattr("monai_kwtl.handlers.selection_saver.write_selection", full)
@@ -215,23 +215,23 @@ BAD = [
 NONE = {"budget": None, "budget_windows": None, "budget_pixels": None}
 
 
-@pytest.mark.parametrize(("knobs", "words"), BAD)
-def test_bad_requests_are_refused_before_anything_is_computed(pool, store, tmp_path, knobs, words):
+@pytest.mark.parametrize(("options", "words"), BAD)
+def test_bad_requests_are_refused_before_anything_is_computed(pool, store, tmp_path, options, words):
     with pytest.raises(KWTLError, match=words):
-        SelectionSaver(pool, store, tmp_path / "out", **knobs)
+        SelectionSaver(pool, store, tmp_path / "out", **options)
     inferer = SimpleNamespace(window=WINDOW, step=STEP, exact=False)
     with pytest.raises(KWTLError, match=words):
-        check_request(pool, tmp_path / "out", False, inferer=inferer, **{"strategy": "top_k"} | NONE | knobs)
+        check_request(pool, tmp_path / "out", False, inferer=inferer, **{"strategy": "top_k"} | NONE | options)
     assert not (tmp_path / "out").exists() and not store.folder.exists()
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected"),
+    ("options", "expected"),
     [({}, Budget(shots=1)), ({"budget": 0.5}, Budget(shots=0.5)), ({"budget_windows": 3}, Budget(windows=3)),
      ({"budget_pixels": 2746}, Budget(pixels=2746))],
 )  # fmt: skip
-def test_a_budget_that_the_pool_holds_is_returned(pool, knobs, expected):
-    assert checked_budget(pool, WINDOW, STEP, "random", **NONE | knobs) == expected
+def test_a_budget_that_the_pool_holds_is_returned(pool, options, expected):
+    assert checked_budget(pool, WINDOW, STEP, "random", **NONE | options) == expected
 
 
 def test_coverage_needs_maps(pool, tmp_path):

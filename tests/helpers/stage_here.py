@@ -59,10 +59,10 @@ def as_before():
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
-def command(*arguments: object, **knobs: object) -> Ended:
-    """Run ``python -m monai.bundle run`` with these arguments, then ``--key value`` for each knob."""
+def command(*arguments: object, **options: object) -> Ended:
+    """Run ``python -m monai.bundle run`` with these arguments, then ``--key value`` for each option."""
     given = [str(argument) for argument in arguments]
-    for key, value in knobs.items():
+    for key, value in options.items():
         given += [f"--{key}", str(value)]
     out, err = io.StringIO(), io.StringIO()
     status = 0
@@ -81,6 +81,6 @@ def command(*arguments: object, **knobs: object) -> Ended:
     return Ended(status, out.getvalue(), err.getvalue())
 
 
-def run(stage: str, **knobs: object) -> Ended:
+def run(stage: str, **options: object) -> Ended:
     """Run a stage of the bundle in the repository."""
-    return command("--config_file", CONFIGS / f"{stage}.json", **knobs)
+    return command("--config_file", CONFIGS / f"{stage}.json", **options)

@@ -145,19 +145,19 @@ class Stage(Forked):
         name: of the config, such as ``train``; or the names of several files that are merged.
         folder: for what it says; made if absent.
         death: when it shall kill itself.
-        knobs: of the stage.
+        options: of the stage.
     """
 
-    def __init__(self, name: str | list[str], folder: Path, death: Death | None = None, **knobs: object) -> None:
+    def __init__(self, name: str | list[str], folder: Path, death: Death | None = None, **options: object) -> None:
         configs = [f"{name}.json"] if isinstance(name, str) else name
-        super().__init__(_bundle_run, stage_arguments(configs, **knobs), folder, death)
+        super().__init__(_bundle_run, stage_arguments(configs, **options), folder, death)
 
 
-def stage_arguments(configs: Sequence[str], **knobs: object) -> list[str]:
-    """Arguments of ``monai.bundle run`` for config files of the bundle and ``--key value`` for each knob."""
+def stage_arguments(configs: Sequence[str], **options: object) -> list[str]:
+    """Arguments of ``monai.bundle run`` for config files of the bundle and ``--key value`` for each option."""
     paths = [str(CONFIGS / name) for name in configs]
     arguments = ["--config_file", paths[0] if len(paths) == 1 else str(paths)]
-    for key, value in knobs.items():
+    for key, value in options.items():
         arguments += [f"--{key}", str(value)]
     return arguments
 
@@ -189,13 +189,13 @@ def run_together(
 
 
 def run_stage_together(
-    name: str, folder: Path, faults: Sequence[Any] = (None, None), overlay: bool = True, **knobs: object
+    name: str, folder: Path, faults: Sequence[Any] = (None, None), overlay: bool = True, **options: object
 ) -> list[Ended]:
     """Run a stage in several processes, with its multi_gpu file."""
     configs = [f"{name}.json", f"multi_gpu_{name}.json"] if overlay else [f"{name}.json"]
-    return run_together(_bundle_run, stage_arguments(configs, **knobs), folder, faults)
+    return run_together(_bundle_run, stage_arguments(configs, **options), folder, faults)
 
 
-def run(name: str | list[str], folder: Path, death: Death | None = None, **knobs: object) -> Ended:
+def run(name: str | list[str], folder: Path, death: Death | None = None, **options: object) -> Ended:
     """Run a stage to its end."""
-    return Stage(name, folder, death, **knobs).wait()
+    return Stage(name, folder, death, **options).wait()

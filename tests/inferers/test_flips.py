@@ -101,8 +101,8 @@ def test_the_stage_writes_masks_of_the_mean_where_that_is_asked_for(tmp_path):
     network = FCRN(spatial_dims=2, in_channels=1, out_channels=1).eval()
     network.load_state_dict(torch.load(ckpt, weights_only=True))
     mean = by_hand(torch.from_numpy(pixels)[None, None].float() / 127.5 - 1, network)[0, 0]
-    knobs = {"dataset_dir": tmp_path, "output_dir": tmp_path / "masks", "ckpt": ckpt, "adapt_norm": "false"}
-    ended = run("inference", **knobs, device="cpu", amp="false", flips="true", probability=float(np.median(mean)))
+    options = {"dataset_dir": tmp_path, "output_dir": tmp_path / "masks", "ckpt": ckpt, "adapt_norm": "false"}
+    ended = run("inference", **options, device="cpu", amp="false", flips="true", probability=float(np.median(mean)))
     assert (ended.status, ended.err) == (0, "")
     mask = np.asarray(Image.open(tmp_path / "masks" / "a.png")) == 255
     wrong = mask != (mean >= np.median(mean))

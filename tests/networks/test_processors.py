@@ -130,12 +130,12 @@ def test_the_numeric_tests_pass_under_each_instruction_set(variables, tmp_path):
 
 def test_a_selection_says_what_computed_and_kept_scores_of_other_arithmetic_are_not_met(tmp_path, monkeypatch):
     make_pool(tmp_path / "pool", "fluorescence", count=2, height=70, width=90, seed=1)
-    knobs = {"dataset_dir": tmp_path / "pool", "output_dir": tmp_path / "out", "pretext": "skip", "overwrite": "true"}
-    knobs |= {"ckpt": random_weights(tmp_path / "model.pt"), "window": 40, "step": 20, "budget_windows": 2}
-    knobs |= {"report": "false", "tensorboard": "false", "device": "cpu", "amp": "false", "tile": 96}
+    options = {"dataset_dir": tmp_path / "pool", "output_dir": tmp_path / "out", "pretext": "skip", "overwrite": "true"}
+    options |= {"ckpt": random_weights(tmp_path / "model.pt"), "window": 40, "step": 20, "budget_windows": 2}
+    options |= {"report": "false", "tensorboard": "false", "device": "cpu", "amp": "false", "tile": 96}
 
     def select(**other):
-        ended = run("select", **knobs | other)
+        ended = run("select", **options | other)
         assert ended.status == 0, ended.err
         text = (tmp_path / "out" / "selection.json").read_text()
         jsonschema.validate(json.loads(text), SCHEMA)

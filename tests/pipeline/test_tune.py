@@ -17,7 +17,7 @@ from monai_kwtl.project.support_set import read_support
 from monai_kwtl.selection.regions import Region, cost_of
 from monai_kwtl.synthetic import make_pool
 
-KNOBS = {"steps": 5, "crop": 24, "batch_size": 2, "amp": False, "seed": 3}
+OPTIONS = {"steps": 5, "crop": 24, "batch_size": 2, "amp": False, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def assert_left(folder, network, place):
 
 def options(place, folder, **more):
     shared = {"dataset_dir": place / "cells", "ckpt": place / "start.pt", "output_dir": folder, "device": "cpu"}
-    return {**shared, "tensorboard": "false", "project": "false", **KNOBS, **more}
+    return {**shared, "tensorboard": "false", "project": "false", **OPTIONS, **more}
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "stage_options",
     [
         {"validate_every": 2},
         {"held_out": 0, "match_foreground": True, "photometric": True, "foreground_weight": "pool"},
@@ -71,14 +71,14 @@ def options(place, folder, **more):
     ids=["held out", "as the pool", "as the paper", "grid"],
 )
 @pytest.mark.parametrize("masks", ["images", "regions"])
-def test_the_train_stage_and_tune_give_the_same_weights(masks, knobs, place, tmp_path):
+def test_the_train_stage_and_tune_give_the_same_weights(masks, stage_options, place, tmp_path):
     of_regions = {"labels": place / "cells" / "labels", "selection": place / "selection.json"}
     given = of_regions if masks == "regions" else {}
-    ended = run("train", **options(place, tmp_path / "out", **given, **knobs))
+    ended = run("train", **options(place, tmp_path / "out", **given, **stage_options))
     assert ended.status == 0, ended.err
     pool = load_pool(place / "cells")
     network, state = start(place), torch.get_rng_state()
-    tuned = tune(network, read_support(pool, **given), pool=pool, **KNOBS | knobs)
+    tuned = tune(network, read_support(pool, **given), pool=pool, **OPTIONS | stage_options)
     assert torch.equal(torch.get_rng_state(), state), "global random numbers are left alone"
     assert not tuned.training
     assert_left(tmp_path / "out", tuned, place)
@@ -86,25 +86,25 @@ def test_the_train_stage_and_tune_give_the_same_weights(masks, knobs, place, tmp
 
 def test_the_semi_supervised_stage_and_tune_give_the_same_weights(place, tmp_path):
     files = str([str(CONFIGS / name) for name in ("train.json", "semi_supervised_train.json")])
-    knobs = {"validate_every": 2, "decay": 0.5, "most_images": 4}
-    ended = command("--config_file", files, **options(place, tmp_path / "out", **knobs))
+    stage_options = {"validate_every": 2, "decay": 0.5, "most_images": 4}
+    ended = command("--config_file", files, **options(place, tmp_path / "out", **stage_options))
     assert ended.status == 0, ended.err
     pool = load_pool(place / "cells")
-    tuned = tune(start(place), read_support(pool), pool=pool, semi_supervised=True, **KNOBS | knobs)
+    tuned = tune(start(place), read_support(pool), pool=pool, semi_supervised=True, **OPTIONS | stage_options)
     assert_left(tmp_path / "out", tuned, place)
 
 
 def test_the_pretext_stage_and_pretext_give_the_same_weights(place, tmp_path):
-    knobs = {name: value for name, value in options(place, tmp_path / "out").items() if name != "project"}
-    ended = run("pretext", **knobs, fraction=0.2, polarity="bright", most_images=4)
+    stage_options = {name: value for name, value in options(place, tmp_path / "out").items() if name != "project"}
+    ended = run("pretext", **stage_options, fraction=0.2, polarity="bright", most_images=4)
     assert ended.status == 0, ended.err
     own = {"fraction": 0.2, "polarity": "bright", "most_images": 4}
-    assert_left(tmp_path / "out", pretext(start(place), load_pool(place / "cells"), **KNOBS, **own), place)
+    assert_left(tmp_path / "out", pretext(start(place), load_pool(place / "cells"), **OPTIONS, **own), place)
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"semi_supervised": True}, {"match_foreground": True}, {"foreground_weight": "pool"}]
+    "stage_options", [{"semi_supervised": True}, {"match_foreground": True}, {"foreground_weight": "pool"}]
 )
-def test_a_pool_that_is_needed_and_missing_is_said(knobs):
+def test_a_pool_that_is_needed_and_missing_is_said(stage_options):
     with pytest.raises(KWTLError, match="need the images of the pool"):
-        tune(FCRN(features=(4, 6)), [], **knobs)
+        tune(FCRN(features=(4, 6)), [], **stage_options)

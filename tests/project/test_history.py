@@ -59,8 +59,8 @@ def place(tmp_path, monkeypatch):
     return SimpleNamespace(folder=tmp_path, pool=load_pool("images"), dataset=Path("images"))
 
 
-def select(**knobs):
-    return run("select", dataset_dir="images", **QUICK | knobs)
+def select(**options):
+    return run("select", dataset_dir="images", **QUICK | options)
 
 
 def label(selection, masks, ranks=None):
@@ -410,17 +410,17 @@ class Killed(BaseException):
     """The death of the process, as far as anything in it can tell."""
 
 
-def select_and_die(monkeypatch, where, **knobs):
+def select_and_die(monkeypatch, where, **options):
     """A selection whose process dies when it calls this function."""
     deaths = []
 
-    def die(*_arguments, **_knobs):
+    def die(*_arguments, **_options):
         deaths.append(where)
         raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(f"monai_kwtl.{where}", die)
-        assert select(**knobs).status != 0
+        assert select(**options).status != 0
     assert deaths == [where]
 
 
@@ -474,18 +474,18 @@ def test_a_selection_that_is_killed_around_any_file_is_noted_once_by_whatever_co
     while ended is None or ended.status != 0:
         count += 2
         output, moment = place.folder / f"out{count}", "before" if count % 4 else "after"
-        knobs = QUICK | {"ckpt": place.folder / "start.pt", "budget_windows": 2}
+        options = QUICK | {"ckpt": place.folder / "start.pt", "budget_windows": 2}
         death = Death(moment, count)
         images = place.folder / f"images{count}"
         shutil.copytree(place.folder / "images", images)
-        ended = in_process("select", place.folder / "log", death, dataset_dir=images, output_dir=output, **knobs)
+        ended = in_process("select", place.folder / "log", death, dataset_dir=images, output_dir=output, **options)
         assert ended.status in (-9, 0), ended.err
         selection = output / "selection.json"
         assert main(["status", str(images)]) == 0
         assert [e["selection"]["sha256"] for e in read_project(images)] == [
             file_sha256(p) for p in (selection,) if p.exists()
         ]
-        assert run("select", dataset_dir=images, output_dir=output, overwrite="true", **knobs).status == 0
+        assert run("select", dataset_dir=images, output_dir=output, overwrite="true", **options).status == 0
         (entry,) = read_project(images)
         assert entry["selection"]["sha256"] == file_sha256(selection)
     assert count > 10

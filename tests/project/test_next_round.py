@@ -63,8 +63,8 @@ def test_weights_without_their_note_or_a_note_without_its_weights_are_passed_ove
 
 def test_the_selection_of_the_first_round_tells_where_they_are(items):
     random_weights(Path("start.pt"))
-    knobs = {"dataset_dir": "cells", "ckpt": "start.pt", "pretext": "skip", "output_dir": "chosen"}
-    assert run("select", **QUICK | knobs).status == 0
+    options = {"dataset_dir": "cells", "ckpt": "start.pt", "pretext": "skip", "output_dir": "chosen"}
+    assert run("select", **QUICK | options).status == 0
     path = tuned("chosen", pool_hash(items))
     assert os.path.samefile(starting_weights(items, "cells", "output/cells/train", None, "bundle.pt"), path)
     assert starting_weights(items, None, "output/cells/train", None, "bundle.pt") == "bundle.pt"
@@ -80,8 +80,8 @@ def test_without_masks_of_rounds_a_training_has_its_plain_name(items, tmp_path):
 def test_a_select_stage_and_a_training_go_together(items, tmp_path):
     """select tunes by pretext, and train.json begins with what it left, without being told."""
     random_weights(Path("start.pt"))
-    knobs = {"dataset_dir": "cells", "ckpt": "start.pt", "pretext": "always", "pretext_steps": 2}
-    ended = run("select", **QUICK | knobs)
+    options = {"dataset_dir": "cells", "ckpt": "start.pt", "pretext": "always", "pretext_steps": 2}
+    ended = run("select", **QUICK | options)
     assert ended.status == 0, ended.err
     ended = run("train", dataset_dir="cells", steps=2, crop=32, batch_size=2, tensorboard="false", held_out=0)
     assert ended.status == 0, ended.err

@@ -82,7 +82,7 @@ def assert_close(picture, expected, levels=1):
 
 # --- what a real run shows --------------------------------------------------------------------------------------------
 
-KNOBS = {"pretext": "skip", "window": 40, "step": 15, "budget_windows": 10, "report": "false"}
+OPTIONS = {"pretext": "skip", "window": 40, "step": 15, "budget_windows": 10, "report": "false"}
 NUMERICS = {"amp": "false", "device": "cpu"}
 
 
@@ -92,8 +92,8 @@ def chosen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
     make_pool(folder / "pool", "fluorescence", count=3, height=75, width=94, seed=1)
     options = NUMERICS | {"dataset_dir": folder / "pool", "ckpt": random_weights(folder / "model.pt", seed=2)}
-    for stage, knobs in (("select", KNOBS), ("inference", {})):
-        ended = run(stage, output_dir=folder / stage, **options, **knobs)
+    for stage, stage_options in (("select", OPTIONS), ("inference", {})):
+        ended = run(stage, output_dir=folder / stage, **options, **stage_options)
         assert ended.status == 0, ended.err
     selection = json.loads((folder / "select" / "selection.json").read_text())
     return SimpleNamespace(folder=folder, options=options, log=Log(folder / "select" / "tensorboard"), **selection)
@@ -172,19 +172,19 @@ def test_the_views_of_a_region_add_up_to_its_score(chosen):
 
 
 def test_a_selection_made_anew_takes_the_place_of_the_old_in_the_log(chosen, tmp_path):
-    ended = run("select", output_dir=tmp_path, **chosen.options, **KNOBS | {"report": "true"})
+    ended = run("select", output_dir=tmp_path, **chosen.options, **OPTIONS | {"report": "true"})
     assert ended.status == 0, ended.err
     first = Log(tmp_path / "tensorboard").tags("images")
     assert {"what_to_label.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
-    knobs = KNOBS | {"budget_windows": 2, "strategy": "coverage", "overwrite": "true"}
-    ended = run("select", output_dir=tmp_path, **chosen.options, **knobs)
+    stage_options = OPTIONS | {"budget_windows": 2, "strategy": "coverage", "overwrite": "true"}
+    ended = run("select", output_dir=tmp_path, **chosen.options, **stage_options)
     assert ended.status == 0, ended.err
     regions = json.loads((tmp_path / "selection.json").read_text())["regions"]
     log = Log(tmp_path / "tensorboard")
     assert log.tags("images") == [f"regions/{tag_of(r).removeprefix('0')}" for r in regions], "scored before: no views"
     assert len(first) == 18 and log.curve("cost/windows") == [(0, 2.0)]
     assert not {"what_to_label.png", "report.html"} & {path.name for path in tmp_path.iterdir()}
-    ended = run("select", output_dir=tmp_path, **chosen.options, **knobs | {"tensorboard": "false"})
+    ended = run("select", output_dir=tmp_path, **chosen.options, **stage_options | {"tensorboard": "false"})
     assert ended.status == 0 and not list((tmp_path / "tensorboard").iterdir())
 
 

@@ -154,10 +154,10 @@ def test_a_constant_image_scores_the_same_everywhere():
     np.testing.assert_allclose(scores, entropy(77), rtol=1e-5)
 
 
-@pytest.mark.parametrize("knobs", [{"window": 0}, {"step": 0}, {"window": 2.5}, {"step": -3}, {"window": True}])
-def test_other_sizes_are_refused_before_any_work(knobs):
-    with pytest.raises(KWTLError, match=f"{next(iter(knobs))} must be a whole number of pixels, at least 1"):
-        WindowScoreInferer(ScoreMapInferer(), **knobs)
+@pytest.mark.parametrize("options", [{"window": 0}, {"step": 0}, {"window": 2.5}, {"step": -3}, {"window": True}])
+def test_other_sizes_are_refused_before_any_work(options):
+    with pytest.raises(KWTLError, match=f"{next(iter(options))} must be a whole number of pixels, at least 1"):
+        WindowScoreInferer(ScoreMapInferer(), **options)
 
 
 def test_an_item_becomes_a_batch_of_one_without_a_label(rng):

@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def knobs(stage: str, place: Path) -> dict:
+def stage_options(stage: str, place: Path) -> dict:
     common = {"dataset_dir": place / "pool" / "images", "ckpt": place / "model.pt", "device": "cpu"}
     if stage == "select":
         return {**common, "pretext": "skip", "window": 32, "step": 16, "budget_windows": 5}
@@ -89,7 +89,7 @@ TOO_SMALL = {"select": 60_000, "inference": 4096, "train": 4_300_000, "pretext":
 def test_a_full_disk_is_a_line_and_leaves_nothing_half_written(tmp_path: Path, place: Path, stage: str, size: int):
     with mounted(tmp_path / "disk", size) as disk:
         (disk / "mine.txt").write_bytes(b"mine")
-        ended = Stage(stage, tmp_path / "log", output_dir=disk / "out", **knobs(stage, place)).wait()
+        ended = Stage(stage, tmp_path / "log", output_dir=disk / "out", **stage_options(stage, place)).wait()
         assert_one_clear_line(ended)
         assert (disk / "mine.txt").read_bytes() == b"mine"
         if (disk / "out").exists():
@@ -98,7 +98,7 @@ def test_a_full_disk_is_a_line_and_leaves_nothing_half_written(tmp_path: Path, p
 
 
 def test_a_selection_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, place: Path):
-    options = {**knobs("select", place), "output_dir": tmp_path / "out", "tensorboard": "false"}
+    options = {**stage_options("select", place), "output_dir": tmp_path / "out", "tensorboard": "false"}
     assert Stage("select", tmp_path / "log", **options).wait().status == 0
     kept = {
         path.relative_to(tmp_path): path.read_bytes()
@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_a_line(tmp_path: Path, place: Path, 
         shutil.copytree(place / "pool", disk / "pool")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         pool = disk / "pool" if stage == "train" else disk / "pool" / "images"
-        options = {**knobs(stage, place), "dataset_dir": pool}
+        options = {**stage_options(stage, place), "dataset_dir": pool}
         ended = Stage(stage, tmp_path / "log", output_dir=disk / "out", **options).wait()
         assert ended.status == 1 and ended.error.startswith("error: ") and "Traceback" not in ended.err, ended.err
         assert "Read-only file system" in ended.error and "--output_dir" in ended.error

@@ -32,17 +32,17 @@ print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()
 
 
 @pytest.fixture
-def knobs(tmp_path):
+def stage_options(tmp_path):
     torch.manual_seed(0)
     torch.save(FCRN(features=FEATURES).state_dict(), tmp_path / "weights.pt")
     shared = {"ckpt": tmp_path / "weights.pt", "pretext": "skip", "project": "false", "device": "cpu"}
     return shared | {"network_def#features": list(FEATURES), "amp": "false", "tensorboard": "false"}
 
 
-def peak(folder: Path, pool: Path, **knobs: object) -> float:
+def peak(folder: Path, pool: Path, **stage_options: object) -> float:
     """Largest resident size of a selection in a process of its own, in MiB."""
     # not ru_maxrss, which begins at what the process took that started this one
-    arguments = stage_arguments(["select.json"], dataset_dir=pool, output_dir=folder, **knobs)
+    arguments = stage_arguments(["select.json"], dataset_dir=pool, output_dir=folder, **stage_options)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PEAK, *arguments]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -52,7 +52,7 @@ def peak(folder: Path, pool: Path, **knobs: object) -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say how large a process was")
-def test_memory_does_not_grow_with_the_pool(tmp_path, rng, knobs):
+def test_memory_does_not_grow_with_the_pool(tmp_path, rng, stage_options):
     peaks = []
     for count in (50, 500):
         pool = tmp_path / f"pool{count}"
@@ -60,13 +60,13 @@ def test_memory_does_not_grow_with_the_pool(tmp_path, rng, knobs):
         for number in range(count):
             pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8).repeat(10, 0).repeat(11, 1)
             Image.fromarray(pixels).save(pool / f"{number:03}.png")
-        peaks.append(peak(tmp_path / f"out{count}", pool, step=64, **knobs))
+        peaks.append(peak(tmp_path / f"out{count}", pool, step=64, **stage_options))
     # 450 images of 240 x 264 are 27 MiB as they are read, and 217 MiB with their two maps
     assert peaks[1] - peaks[0] < 24, peaks
 
 
 @pytest.mark.parametrize("options", [{}, {"contrast": "window"}, {"strategy": "coverage"}, {"num_workers": 1}])
-def test_a_slide_has_the_selection_of_the_image_in_memory(tmp_path, rng, knobs, monkeypatch, options):
+def test_a_slide_has_the_selection_of_the_image_in_memory(tmp_path, rng, stage_options, monkeypatch, options):
     pool = tmp_path / "pool"
     pool.mkdir()
     for name, shape in (("large", (301, 260)), ("colour", (203, 310, 3)), ("small", (70, 90))):
@@ -75,14 +75,14 @@ def test_a_slide_has_the_selection_of_the_image_in_memory(tmp_path, rng, knobs, 
         photometric = "rgb" if len(shape) == 3 else "minisblack"
         options_of_file = {"tile": (64, 64), "compression": "zlib", "photometric": photometric}
         tifffile.imwrite(pool / f"{name}.tif", pixels.astype(np.uint8), **options_of_file)
-    knobs |= {"window": 64, "step": 20, "budget_windows": 4, "dataset_dir": pool, "report": "false"} | options
-    ended = run("select", output_dir=tmp_path / "whole", **knobs)
+    stage_options |= {"window": 64, "step": 20, "budget_windows": 4, "dataset_dir": pool, "report": "false"} | options
+    ended = run("select", output_dir=tmp_path / "whole", **stage_options)
     assert ended.status == 0, ended.err
     monkeypatch.setattr(pool_module, "DECODE_LIMIT", 90 * 70)
     monkeypatch.setattr(loading, "DECODE_LIMIT", 90 * 70)
     monkeypatch.setattr("monai_kwtl.data.pool_batches.DECODE_LIMIT", 90 * 70)
     monkeypatch.setattr(slides.Slide, "_pixels", None)  # never all of it
-    ended = run("select", output_dir=tmp_path / "parts", tile=96, **knobs)
+    ended = run("select", output_dir=tmp_path / "parts", tile=96, **stage_options)
     assert ended.status == 0, ended.err
     found = [json.loads((tmp_path / name / "selection.json").read_text())["regions"] for name in ("whole", "parts")]
     assert len(found[0]) == 4
@@ -92,15 +92,15 @@ def test_a_slide_has_the_selection_of_the_image_in_memory(tmp_path, rng, knobs, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_no_byte_of_the_selection(tmp_path, rng, knobs, workers):
+def test_workers_change_no_byte_of_the_selection(tmp_path, rng, stage_options, workers):
     pool = tmp_path / "pool"
     pool.mkdir()
     for number in range(5):
         pixels = rng.integers(0, 256, (61 + number, 90), dtype=np.uint8)
         Image.fromarray(pixels).save(pool / f"{number}.png")
-    knobs |= {"window": 32, "step": 10, "budget_windows": 4, "dataset_dir": pool, "report": "false"}
+    stage_options |= {"window": 32, "step": 10, "budget_windows": 4, "dataset_dir": pool, "report": "false"}
     for count in (0, workers):
-        ended = run("select", output_dir=tmp_path / f"out{count}", num_workers=count, **knobs)
+        ended = run("select", output_dir=tmp_path / f"out{count}", num_workers=count, **stage_options)
         assert ended.status == 0, ended.err
     one, other = ((tmp_path / f"out{count}/selection.json").read_bytes() for count in (0, workers))
     assert one == other

@@ -41,9 +41,11 @@ def chosen(place):
     return select(place / "pool", place / "first", place)
 
 
-def select(dataset, output, place, **knobs):
+def select(dataset, output, place, **options):
     """Run select and return the bytes of its selection.json."""
-    ended = run("select", **{"dataset_dir": dataset, "output_dir": output, "ckpt": place / "model.pt"} | QUICK | knobs)
+    ended = run(
+        "select", **{"dataset_dir": dataset, "output_dir": output, "ckpt": place / "model.pt"} | QUICK | options
+    )
     assert ended.status == 0, ended.err
     return (output / "selection.json").read_bytes()
 

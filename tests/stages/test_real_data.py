@@ -121,9 +121,9 @@ def test_fields_without_a_nucleus_have_an_empty_label(sets):
 
 @NAMES
 def test_pseudo_labels_of_the_overlay_find_cells_more_often_than_chance(name, some):
-    knobs = json.loads(overlay(name).read_text())
-    knobs = {key: knobs[key] for key in ("threshold", "fraction", "polarity") if key in knobs}
-    pseudo_label = choose_pseudo_label(some[name], **knobs)
+    options = json.loads(overlay(name).read_text())
+    options = {key: options[key] for key in ("threshold", "fraction", "polarity") if key in options}
+    pseudo_label = choose_pseudo_label(some[name], **options)
     found = np.concatenate([np.asarray(pseudo_label(read_image(item))).ravel() for item in some[name]])
     label = np.concatenate([read_label(item).ravel() for item in some[name]])
     assert set(np.unique(found)) == {0, 1}
@@ -163,14 +163,14 @@ def place(request, some, tmp_path_factory):
 def select(place):
     """Select on the data set with its overlay; gives the bytes of selection.json."""
     name, folder = place
-    knobs = {"ckpt": folder / "weights.pt", "pretext": "skip", "window": 64, "budget_windows": 5, "device": "cpu"}
-    knobs |= {"report": "false", "tensorboard": "false"}
+    options = {"ckpt": folder / "weights.pt", "pretext": "skip", "window": 64, "budget_windows": 5, "device": "cpu"}
+    options |= {"report": "false", "tensorboard": "false"}
 
     def run(data, output, **others):
         arguments = ["--config_file", CONFIGS / "select.json", "--args_file", overlay(name)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KWTL_DATA", str(data))  # the overlay names the folder of the set in it
-            ended = command(*arguments, output_dir=output, **knobs | others)
+            ended = command(*arguments, output_dir=output, **options | others)
         assert (ended.status, ended.err) == (0, "")
         return (output / "selection.json").read_bytes()
 
@@ -196,9 +196,9 @@ def test_a_selection_is_valid_and_lies_inside_the_images(place, chosen):
     selection, dataset = chosen
     document = json.loads(selection)
     jsonschema.validate(document, SCHEMA)
-    knobs = json.loads(overlay(place[0]).read_text())
+    options = json.loads(overlay(place[0]).read_text())
     made = document["created_with"]
-    assert (made["psi"], made["step"], made["window"]) == (knobs.get("psi", 1.3), knobs["step"], 64)
+    assert (made["psi"], made["step"], made["window"]) == (options.get("psi", 1.3), options["step"], 64)
     assert [region["rank"] for region in document["regions"]] == [1, 2, 3, 4, 5]
     assert made["strategy"] == "balanced"
     covered = {path.name: np.zeros((150, 210), dtype=bool) for path in (dataset / "images").iterdir()}

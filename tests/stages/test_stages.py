@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def knobs(stage, place):
+def stage_options(stage, place):
     """Options that make a stage take a second."""
     common = {"crop": 32, "checkpoint_every": 2, "device": "cpu", "tensorboard": "false"}
     if stage == "meta_train":
@@ -60,7 +60,7 @@ def whole(place):
     def of(stage):
         if stage not in made:
             folder = place / f"whole_{stage}"
-            ended = run(stage, folder / "log", output_dir=folder, **knobs(stage, place))
+            ended = run(stage, folder / "log", output_dir=folder, **stage_options(stage, place))
             assert ended.status == 0, ended.err
             made[stage] = folder
         return made[stage]
@@ -102,7 +102,7 @@ def test_a_stage_that_is_killed_continues_to_the_same_weights(stage, place, whol
         ],
     }
     for name, those in deaths.items():
-        options = knobs(stage, place) | {"output_dir": tmp_path / name, "resume": "true"}
+        options = stage_options(stage, place) | {"output_dir": tmp_path / name, "resume": "true"}
         survive(stage, options, those, tmp_path / "log")
         assert_same(weights(tmp_path / name), weights(whole(stage)))
         assert {p.name for p in (tmp_path / name).iterdir()} <= {"model.pt", "model.json", "pseudo_labels.png"}
@@ -111,7 +111,7 @@ def test_a_stage_that_is_killed_continues_to_the_same_weights(stage, place, whol
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_while_it_writes_anything_continues_to_the_same_weights(stage, place, whole, tmp_path):
-    options = knobs(stage, place) | {"output_dir": tmp_path / "out", "resume": "true"}
+    options = stage_options(stage, place) | {"output_dir": tmp_path / "out", "resume": "true"}
     first = files(stage)
     deaths = [
         Death("half", 1),  # nothing is there to continue from
@@ -134,7 +134,7 @@ def test_a_stage_killed_while_it_writes_anything_continues_to_the_same_weights(s
 def test_a_finished_stage_that_is_resumed_changes_nothing(stage, place, whole):
     folder = whole(stage)
     before = {name: (folder / name).stat().st_mtime_ns for name in ("model.pt", "model.json")}
-    ended = run(stage, folder / "log", output_dir=folder, resume="true", **knobs(stage, place))
+    ended = run(stage, folder / "log", output_dir=folder, resume="true", **stage_options(stage, place))
     assert ended.status == 0
     assert f"{folder / 'model.pt'} is finished: nothing to do" in ended.out
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
@@ -144,10 +144,10 @@ def test_a_finished_stage_that_is_resumed_changes_nothing(stage, place, whole):
 def test_weights_that_are_there_are_neither_overwritten_nor_resumed_with_other_settings(stage, place, whole):
     folder = whole(stage)
     before = (folder / "model.pt").read_bytes()
-    ended = run(stage, folder / "log", output_dir=folder, **knobs(stage, place))
+    ended = run(stage, folder / "log", output_dir=folder, **stage_options(stage, place))
     assert ended.status == 1
     assert ended.error.endswith("model.pt already exists: choose another --output_dir or add --overwrite true")
-    ended = run(stage, folder / "log", output_dir=folder, resume="true", seed=7, **knobs(stage, place))
+    ended = run(stage, folder / "log", output_dir=folder, resume="true", seed=7, **stage_options(stage, place))
     assert ended.status == 1
     assert "was made with other settings, images or weights" in ended.error
     assert "Traceback" not in ended.err
@@ -157,7 +157,7 @@ def test_weights_that_are_there_are_neither_overwritten_nor_resumed_with_other_s
 def test_weights_are_overwritten_where_that_is_asked_for(place, whole, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(whole("pretext"), folder)
-    options = knobs("pretext", place) | {"output_dir": folder, "overwrite": "true"}
+    options = stage_options("pretext", place) | {"output_dir": folder, "overwrite": "true"}
     assert run("pretext", tmp_path / "log", **options | {"seed": 7}).status == 0
     other = weights(folder)
     assert any(not torch.equal(value, weights(whole("pretext"))[name]) for name, value in other.items())
@@ -169,7 +169,7 @@ def test_weights_are_overwritten_where_that_is_asked_for(place, whole, tmp_path)
 def interrupted(place, tmp_path_factory):
     """Folder of a train stage that was killed after its first checkpoint."""
     folder = tmp_path_factory.mktemp("interrupted")
-    ended = run("train", folder / "log", Death("after", 1), output_dir=folder, **knobs("train", place))
+    ended = run("train", folder / "log", Death("after", 1), output_dir=folder, **stage_options("train", place))
     assert ended.status == -9, ended.err
     return folder
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_other_settings_is_refused(changed, place, interrupted, 
         mask[0, 0] = 255 - mask[0, 0]
         Image.fromarray(mask).save(path)
     before = (interrupted / "checkpoint.pt").read_bytes()
-    options = knobs("train", place) | {"output_dir": interrupted, "resume": "true", changed: value}
+    options = stage_options("train", place) | {"output_dir": interrupted, "resume": "true", changed: value}
     ended = run("train", tmp_path / "log", **options)
     assert ended.status == 1
     assert ended.error.startswith("error: ")
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_other_settings_is_refused(changed, place, interrupted, 
 
 
 def test_a_truncated_checkpoint_is_said_and_not_used(place, whole, interrupted, tmp_path):
-    options = knobs("train", place) | {"output_dir": tmp_path / "out", "resume": "true"}
+    options = stage_options("train", place) | {"output_dir": tmp_path / "out", "resume": "true"}
     path = tmp_path / "out" / "checkpoint.pt"
     path.parent.mkdir()
     path.write_bytes((interrupted / "checkpoint.pt").read_bytes()[:-100])
@@ -209,7 +209,7 @@ def test_a_truncated_checkpoint_is_said_and_not_used(place, whole, interrupted, 
 @pytest.mark.slow
 def test_the_command_of_the_readme_gives_the_same_weights_in_a_process_that_shares_nothing(place, whole, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIGS / "train.json"]
-    for name, value in (knobs("train", place) | {"output_dir": tmp_path / "out"}).items():
+    for name, value in (stage_options("train", place) | {"output_dir": tmp_path / "out"}).items():
         command += [f"--{name}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)

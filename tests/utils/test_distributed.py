@@ -47,7 +47,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def knobs(stage, place):
+def stage_options(stage, place):
     """Options that make a stage take a second."""
     if stage == "meta_train":
         return META | {"sources": f"[{place / 'cells'}, {place / 'nuclei'}, {place / 'stack'}]"}
@@ -131,13 +131,13 @@ def run_watched(stage, folder, **options):
 @pytest.fixture(scope="module")
 def meta_trained(place):
     """Weights of meta-training in one process."""
-    ended = run("meta_train", place / "log", output_dir=place / "meta", **knobs("meta_train", place))
+    ended = run("meta_train", place / "log", output_dir=place / "meta", **stage_options("meta_train", place))
     assert ended.status == 0, ended.err
     return weights(place / "meta")
 
 
 def test_meta_training_gives_the_weights_of_one_process(place, meta_trained, tmp_path):
-    options = knobs("meta_train", place) | {"tensorboard": "true", "output_dir": tmp_path / "out"}
+    options = stage_options("meta_train", place) | {"tensorboard": "true", "output_dir": tmp_path / "out"}
     run_watched("meta_train", tmp_path, **options)
     assert_close(meta_trained, weights(tmp_path / "out"), 1e-6)
     start = torch.load(place / "batch.pt", weights_only=True)
@@ -146,7 +146,7 @@ def test_meta_training_gives_the_weights_of_one_process(place, meta_trained, tmp
 
 def test_selection_gives_the_bytes_of_one_process(place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = knobs("select", place) | {"pretext": "always", "pretext_steps": 3, "budget": 2}
+    options = stage_options("select", place) | {"pretext": "always", "pretext_steps": 3, "budget": 2}
     options |= {"report": "true", "tensorboard": "true"}
     assert run("select", tmp_path / "log", output_dir=one, **options).status == 0
     said = run_watched("select", tmp_path, output_dir=two, **options | {"project": "true"})
@@ -168,7 +168,7 @@ def test_selection_gives_the_bytes_of_one_process(place, tmp_path):
 @pytest.fixture(scope="module")
 def chosen(place):
     """A selection of small regions, outside of which masks count for nothing."""
-    options = knobs("select", place) | {"window": 24, "budget_windows": 4, "strategy": "random"}
+    options = stage_options("select", place) | {"window": 24, "budget_windows": 4, "strategy": "random"}
     ended = run("select", place / "log", output_dir=place / "chosen", **options)
     assert ended.status == 0, ended.err
     return {"selection": place / "chosen" / "selection.json", "labels": place / "cells" / "labels"}
@@ -177,7 +177,7 @@ def chosen(place):
 @pytest.mark.parametrize("stage", ["pretext", "train"])
 def test_tuning_without_batch_norm_gives_the_weights_of_one_process(stage, place, chosen, tmp_path):
     # parts of 2 crops and 1, with different numbers of known pixels
-    options = knobs(stage, place) | {"network_def#norm": "instance", "ckpt": place / "instance.pt"}
+    options = stage_options(stage, place) | {"network_def#norm": "instance", "ckpt": place / "instance.pt"}
     options |= {"learning_rate": 1e-4}  # what is left of rounding, Adam makes as large as that
     options |= chosen if stage == "train" else {}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -386,7 +386,7 @@ def test_one_process_is_alone(tmp_path):
 
 @pytest.mark.parametrize("stage", [pytest.param("pretext", marks=pytest.mark.slow), "train"])
 def test_a_stage_killed_in_several_processes_continues_to_the_same_weights(stage, place, tmp_path):
-    options = knobs(stage, place)
+    options = stage_options(stage, place)
     succeeded(run_stage_together(stage, tmp_path / "logs", output_dir=tmp_path / "whole", **options))
     options |= {"output_dir": tmp_path / "out", "resume": "true"}
     faults = [Death("after", 2 if stage == "pretext" else 1), None]
@@ -402,7 +402,7 @@ def test_a_stage_killed_in_several_processes_continues_to_the_same_weights(stage
 
 
 def test_meta_training_killed_in_two_processes_continues_in_one(place, meta_trained, tmp_path):
-    options = knobs("meta_train", place) | {"output_dir": tmp_path / "out", "resume": "true"}
+    options = stage_options("meta_train", place) | {"output_dir": tmp_path / "out", "resume": "true"}
     ended = run_stage_together("meta_train", tmp_path / "logs", [Death("after", 1), None], **options)
     assert [end.status for end in ended] == [-9, 1]
     ended = run("meta_train", tmp_path / "log", **options)
@@ -437,7 +437,9 @@ class FailsAt:
 def test_an_error_in_one_process_ends_all_with_one_line(stage, rank, place, tmp_path):
     faults = [None, None]
     faults[rank] = FailsAt(1, KWTLError)
-    ended = run_stage_together(stage, tmp_path / "logs", faults, output_dir=tmp_path / "out", **knobs(stage, place))
+    ended = run_stage_together(
+        stage, tmp_path / "logs", faults, output_dir=tmp_path / "out", **stage_options(stage, place)
+    )
     assert the_one_error(ended) == "error: these crops are broken; mend them."
     assert stage == "meta_train" or "these crops" in ended[rank].err
     assert not (tmp_path / "out" / "model.pt").exists()
@@ -445,21 +447,23 @@ def test_an_error_in_one_process_ends_all_with_one_line(stage, rank, place, tmp_
 
 def test_a_bug_in_one_process_is_shown_with_its_traceback_once(place, tmp_path):
     faults = [None, FailsAt(1, ZeroDivisionError)]
-    ended = run_stage_together("train", tmp_path / "logs", faults, output_dir=tmp_path / "out", **knobs("train", place))
+    ended = run_stage_together(
+        "train", tmp_path / "logs", faults, output_dir=tmp_path / "out", **stage_options("train", place)
+    )
     assert [end.status for end in ended] == [1, 1]
     assert "ZeroDivisionError" in ended[1].err and "Traceback" in ended[1].err
     assert "Traceback" not in ended[0].err and "error" not in ended[0].err
 
 
 def test_a_process_that_is_killed_ends_the_others_with_one_line(place, tmp_path):
-    options = knobs("train", place) | {"output_dir": tmp_path / "out"}
+    options = stage_options("train", place) | {"output_dir": tmp_path / "out"}
     ended = run_stage_together("train", tmp_path / "logs", [None, FailsAt(1)], **options)
     assert the_one_error(ended).startswith("error: another process of this run has ended or does not answer")
     assert [end.status for end in ended] == [1, -9]
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all(place, tmp_path):
-    options = knobs("train", place) | {"output_dir": tmp_path / "out", "learning_rate": 1e20}
+    options = stage_options("train", place) | {"output_dir": tmp_path / "out", "learning_rate": 1e20}
     ended = run_stage_together("train", tmp_path / "logs", **options)
     assert "the loss is nan at step" in the_one_error(ended)
     assert [end.status for end in ended] == [1, 1]
@@ -473,7 +477,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(place, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_of_all_processes(stage, changed, words, place, tmp_path):
-    options = knobs(stage, place) | {"output_dir": tmp_path / "out"} | changed
+    options = stage_options(stage, place) | {"output_dir": tmp_path / "out"} | changed
     assert words in the_one_error(run_stage_together(stage, tmp_path / "logs", **options))
 
 
@@ -484,7 +488,7 @@ def test_a_timeout_must_be_seconds(timeout):
 
 
 def test_several_processes_without_the_overlay_and_the_overlay_without_several_are_refused(place, tmp_path):
-    options = knobs("train", place) | {"output_dir": tmp_path / "out"}
+    options = stage_options("train", place) | {"output_dir": tmp_path / "out"}
     ended = run_stage_together("train", tmp_path / "logs", overlay=False, **options)
     assert "this was started as 2 processes, but the configuration is for one" in the_one_error(ended)
     ended = run(["train.json", "multi_gpu_train.json"], tmp_path / "log", **options)
@@ -532,7 +536,7 @@ def torchrun(stage, **options):
 
 @pytest.mark.slow
 def test_torchrun_gives_what_one_process_gives_and_says_an_error_once(place, tmp_path):
-    options = knobs("select", place)
+    options = stage_options("select", place)
     assert run("select", tmp_path / "log", output_dir=tmp_path / "one", **options).status == 0
     ended = torchrun("select", output_dir=tmp_path / "two", **options)
     assert ended.returncode == 0, ended.stderr
@@ -548,7 +552,7 @@ def test_torchrun_gives_what_one_process_gives_and_says_an_error_once(place, tmp
 @pytest.mark.slow  # its short twin is test_a_process_that_is_told_to_end_says_why
 @pytest.mark.parametrize("rank", [0, 1])
 def test_torchrun_with_a_killed_process_shows_one_line_of_ours(rank, place, tmp_path):
-    options = knobs("train", place) | {"output_dir": tmp_path / "out", "steps": 100_000, "tensorboard": "false"}
+    options = stage_options("train", place) | {"output_dir": tmp_path / "out", "steps": 100_000, "tensorboard": "false"}
     with (tmp_path / "err").open("w") as stderr:
         run = subprocess.Popen(
             torchrun_command("train", **options), cwd=ROOT, env=os.environ | ALONE, stdout=stderr, stderr=stderr

@@ -43,7 +43,7 @@ def forget_data() -> None:
 
 @lru_cache(maxsize=8)
 def _images(folder: Path, with_labels: bool) -> Items:
-    return load_pool(folder, with_labels=with_labels, knob="targets")
+    return load_pool(folder, with_labels=with_labels, option="targets")
 
 
 @lru_cache(maxsize=8)

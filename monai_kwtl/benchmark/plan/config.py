@@ -21,55 +21,55 @@ __all__ = ["Config", "SIMULATED", "make_config", "read_config"]
 SIMULATED = "simulated"
 
 
-def _knob(default: Any, doc: str) -> Any:
+def _option(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
 class Config:
-    """Knobs of a benchmark; the help of ``scripts/benchmark.py protocol`` lists them with what each means."""
+    """Options of a benchmark; the help of ``scripts/benchmark.py protocol`` lists them with what each means."""
 
-    targets: tuple[str, ...] = _knob((), "names of the data sets to segment, folders of data_dir")
-    sources: tuple[str, ...] | None = _knob(
+    targets: tuple[str, ...] = _option((), "names of the data sets to segment, folders of data_dir")
+    sources: tuple[str, ...] | None = _option(
         None, "data sets to meta-train on, of which a target is always left out; none: all labelled ones of data_dir"
     )
-    data_dir: str | None = _knob(
+    data_dir: str | None = _option(
         None, "folder of the data sets; none: that of KWTL_DATA; simulated: small made-up ones, for trying"
     )
-    most_images: int | None = _knob(None, "at most so many images of a target, evenly spread over it; none: all")
-    protocols: tuple[str, ...] = _knob(
+    most_images: int | None = _option(None, "at most so many images of a target, evenly spread over it; none: all")
+    protocols: tuple[str, ...] = _option(
         ("random",), "random splits into pool and test, or blocked: whole patients, wells or runs of slices"
     )
-    test_fraction: float = _knob(0.2, "share of the test images")
-    splits: int = _knob(10, "distinct splits of each protocol")
-    seeds: tuple[int, ...] = _knob((0,), "seeds of training and random methods; each is a repeat of the whole grid")
-    methods: tuple[str, ...] = _knob(tuple(METHODS), f"of {', '.join(METHODS)}")
-    shots: tuple[float, ...] = _knob((1, 3, 5, 7, 10), "budgets in windows: shots times windows_per_shot")
-    pixels: tuple[float, ...] = _knob((), "budgets in distinct pixels: so many mean images' worth, the same for all")
-    variants: tuple[str, ...] = _knob(("base",), f"base, and ablations: {', '.join(list(VARIANTS)[1:])}")
-    schedule: str = _knob("cpu", "how long to train: paper, cpu, bundle or tiny")
-    meta_epochs: int | None = _knob(None, "another number of rounds of meta-training than the schedule's")
-    pretext_steps: int | None = _knob(None, "other steps of the pretext tuning than the schedule's")
-    pretext_epochs: int | None = _knob(None, "other epochs of the pretext tuning, where the schedule counts epochs")
-    support_steps: int | None = _knob(None, "other steps of the tuning on labelled windows than the schedule's")
-    support_epochs: int | None = _knob(None, "other epochs of that tuning, where the schedule counts epochs")
-    ckpt: str | None = _knob(
+    test_fraction: float = _option(0.2, "share of the test images")
+    splits: int = _option(10, "distinct splits of each protocol")
+    seeds: tuple[int, ...] = _option((0,), "seeds of training and random methods; each is a repeat of the whole grid")
+    methods: tuple[str, ...] = _option(tuple(METHODS), f"of {', '.join(METHODS)}")
+    shots: tuple[float, ...] = _option((1, 3, 5, 7, 10), "budgets in windows: shots times windows_per_shot")
+    pixels: tuple[float, ...] = _option((), "budgets in distinct pixels: so many mean images' worth, the same for all")
+    variants: tuple[str, ...] = _option(("base",), f"base, and ablations: {', '.join(list(VARIANTS)[1:])}")
+    schedule: str = _option("cpu", "how long to train: paper, cpu, bundle or tiny")
+    meta_epochs: int | None = _option(None, "another number of rounds of meta-training than the schedule's")
+    pretext_steps: int | None = _option(None, "other steps of the pretext tuning than the schedule's")
+    pretext_epochs: int | None = _option(None, "other epochs of the pretext tuning, where the schedule counts epochs")
+    support_steps: int | None = _option(None, "other steps of the tuning on labelled windows than the schedule's")
+    support_epochs: int | None = _option(None, "other epochs of that tuning, where the schedule counts epochs")
+    ckpt: str | None = _option(
         None, "weights that meta-training begins with, made without the targets; none: random ones"
     )
-    window: int = _knob(256, "side of a window, in pixels")
-    step: int | None = _knob(None, "pixels between windows; none: the paper's for the target")
-    windows_per_shot: int | None = _knob(None, "windows of one shot; none: the paper's for the target")
-    output_dir: str = _knob("output/benchmark", "where the results go, and the store that all benchmarks there share")
-    device: str = _knob("auto", "auto, cpu, cuda or cuda:0 ...")
-    amp: str | bool = _knob("auto", "auto, true or false: bfloat16 arithmetic, auto where the processor has it")
-    runner: str = _knob("auto", "loop: one cell after the other; ray: Ray tasks; auto: ray where it is installed")
-    cores: int = _knob(2, "processor cores of a cell; rounding, and so the last digits, depend on it")
-    gpus: float = _knob(1, "of a GPU that a cell takes, where there is one: 0.25 runs four cells on each")
-    workers: int | None = _knob(None, "cells that Ray runs at once on this machine; none: as many as its cores allow")
-    ray_address: str | None = _knob(
+    window: int = _option(256, "side of a window, in pixels")
+    step: int | None = _option(None, "pixels between windows; none: the paper's for the target")
+    windows_per_shot: int | None = _option(None, "windows of one shot; none: the paper's for the target")
+    output_dir: str = _option("output/benchmark", "where the results go, and the store that all benchmarks there share")
+    device: str = _option("auto", "auto, cpu, cuda or cuda:0 ...")
+    amp: str | bool = _option("auto", "auto, true or false: bfloat16 arithmetic, auto where the processor has it")
+    runner: str = _option("auto", "loop: one cell after the other; ray: Ray tasks; auto: ray where it is installed")
+    cores: int = _option(2, "processor cores of a cell; rounding, and so the last digits, depend on it")
+    gpus: float = _option(1, "of a GPU that a cell takes, where there is one: 0.25 runs four cells on each")
+    workers: int | None = _option(None, "cells that Ray runs at once on this machine; none: as many as its cores allow")
+    ray_address: str | None = _option(
         None, "of a running Ray cluster that shares output_dir and data_dir; none: begin one"
     )
-    num_workers: int = _knob(0, "processes that cut the crops of a training ahead")
+    num_workers: int = _option(0, "processes that cut the crops of a training ahead")
 
     @property
     def plan(self) -> Schedule:
@@ -146,24 +146,24 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
 _LISTS = ("targets", "sources", "protocols", "seeds", "methods", "shots", "pixels", "variants")
 
 
-def make_config(knobs: Mapping[str, Any]) -> Config:
+def make_config(options: Mapping[str, Any]) -> Config:
     """Check options and make a configuration of them.
 
     Args:
-        knobs: by name; keys that begin with ``_`` are remarks. A list of one may be given as its element.
+        options: by name; keys that begin with ``_`` are remarks. A list of one may be given as its element.
 
     Raises:
         KWTLError: for the first option that does not exist, naming the nearest one, or whose value makes no sense.
     """
-    known = {knob.name: knob for knob in dataclasses.fields(Config)}
+    known = {option.name: option for option in dataclasses.fields(Config)}
     given: dict[str, Any] = {}
-    for name, value in knobs.items():
+    for name, value in options.items():
         if name.startswith("_"):
             continue
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"the knobs are {', '.join(known)}."
-            raise KWTLError(f"unknown knob {name!r}; {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}."
+            raise KWTLError(f"unknown option {name!r}; {hint}")
         if name in _LISTS and value is not None:
             value = tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else (value,)
         given[name] = value
@@ -204,7 +204,7 @@ def read_config(path: str | os.PathLike, overrides: Mapping[str, Any] | None = N
         raise KWTLError(f"there is no configuration at {path}; choose one of configs/benchmark, or write one.")
     document = parse_json(path, "benchmark configuration")
     if not isinstance(document, dict):
-        raise KWTLError(f"{path}: must hold an object of knobs.")
+        raise KWTLError(f"{path}: must hold an object of options.")
     try:
         return make_config({**document, **(overrides or {})})
     except KWTLError as error:

@@ -152,11 +152,11 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def _write_about(folder: Path, config: Config, about: Mapping[str, Any]) -> None:
     """Write what the numbers were made with: options but those of places, schedule, settings of targets, versions."""
-    knobs = dataclasses.asdict(config)
+    options = dataclasses.asdict(config)
     for place in ("data_dir", "output_dir", "ray_address", "ckpt"):
-        del knobs[place]
+        del options[place]
     document = {
-        "config": knobs,
+        "config": options,
         "start_sha256": start_sha256(config.ckpt),
         "schedule": config.plan.as_dict(),
         "targets": {name: dataclasses.asdict(config.target(name)) for name in config.targets},

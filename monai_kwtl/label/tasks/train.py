@@ -118,7 +118,7 @@ class KWTLTrain(TrainTask):
                 regions, budget={"windows": len(regions)}, cost=cost, created_with={"label": "server"}
             )
             write_text(selection, text, hint=None)
-            knobs = self.settings.training() | options
+            stage_options = self.settings.training() | options
             with self.models.training(folder):
                 try:
                     workflow = StageWorkflow(
@@ -130,7 +130,7 @@ class KWTLTrain(TrainTask):
                             selection=selection,
                             output_dir=folder,
                             ckpt=self.models.current if last else self.models.start,
-                            **knobs,
+                            **stage_options,
                         ),
                         overwrite=True,
                         resume=True,  # where labels and settings are the same as in what was interrupted
@@ -149,7 +149,7 @@ class KWTLTrain(TrainTask):
             "regions": len(regions),
             "images": cost["images"],
             "pixels": cost["unique_pixels"],
-            "steps": knobs["steps"],
+            "steps": stage_options["steps"],
         }
         if rescore:
             used = [one for one in self.scorings if one.method == "kwtl" or self.sidecar.scorings(one.method)]

@@ -14,7 +14,7 @@ _COMMON = {"output_dir": "out", "device": "cpu", "amp": "false", "tensorboard": 
 _POOL = _COMMON | {"dataset_dir": "my_images", "ckpt": "weights.pt"}
 _TRAINING = _POOL | {"steps": 2, "crop": 32, "batch_size": 2}
 
-# knobs with which every stage works in a sound folder, and takes a second
+# options with which every stage works in a sound folder, and takes a second
 SOUND: dict[str, dict[str, Any]] = {
     "select": _POOL | {"pretext": "skip", "window": 32, "step": 16, "report": "false"},
     "inference": {name: value for name, value in _POOL.items() if name != "tensorboard"},
@@ -51,11 +51,11 @@ class Case:
 
     Args:
         stages: that it is bad input of.
-        given: what is wrong, in words; where it is empty, the knobs say it.
+        given: what is wrong, in words; where it is empty, the options say it.
         prepare: changes the folder before.
         names: what the line has to name: a file, a folder or an option.
         status: exit status; where it is 0, the name is among what is printed.
-        knobs: in place of those in ``SOUND``; None leaves one out.
+        stage_options: in place of those in ``SOUND``; None leaves one out.
     """
 
     stages: tuple[str, ...]
@@ -63,17 +63,17 @@ class Case:
     prepare: Callable[[Path], Any]
     names: str
     status: int
-    knobs: dict[str, Any] = field(default_factory=dict)
+    stage_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The input as the test names it."""
-        options = " ".join(f"--{name} {value}" for name, value in self.knobs.items() if value is not None)
+        options = " ".join(f"--{name} {value}" for name, value in self.stage_options.items() if value is not None)
         return ", ".join(part for part in (self.given, options) if part)
 
     def options(self, stage: str) -> dict[str, Any]:
-        """Knobs to run a stage with."""
-        return {name: value for name, value in (SOUND[stage] | self.knobs).items() if value is not None}
+        """Options to run a stage with."""
+        return {name: value for name, value in (SOUND[stage] | self.stage_options).items() if value is not None}
 
 
 def case(
@@ -82,11 +82,16 @@ def case(
     prepare: Callable[[Path], Any] = lambda folder: None,
     names: str = "",
     status: int = 1,
-    **knobs: Any,
+    **stage_options: Any,
 ) -> Case:
-    """Make a case, of one stage or several; its line names the first knob, unless something else is said."""
+    """Make a case, of one stage or several; its line names the first option, unless something else is said."""
     return Case(
-        (stages,) if isinstance(stages, str) else stages, given, prepare, names or next(iter(knobs)), status, knobs
+        (stages,) if isinstance(stages, str) else stages,
+        given,
+        prepare,
+        names or next(iter(stage_options)),
+        status,
+        stage_options,
     )
 
 

@@ -168,9 +168,9 @@ def _invert_an_image(folder: Path) -> None:
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
 
 
-def _regions_case(given: str, *steps: Callable[[Path], Any], names: str, status: int = 1, **knobs: Any) -> Case:
-    knobs = {"selection": "selection.json", "labels": "drawings"} | knobs
-    return case("train", given, in_order(_select, *steps), names, status, **knobs)
+def _regions_case(given: str, *steps: Callable[[Path], Any], names: str, status: int = 1, **options: Any) -> Case:
+    options = {"selection": "selection.json", "labels": "drawings"} | options
+    return case("train", given, in_order(_select, *steps), names, status, **options)
 
 
 REGIONS = [

@@ -95,7 +95,7 @@ setup_env() {
     fi
     if ! install_packages "$extra" >"$VENV/install.log" 2>&1; then
         grep -E '^ERROR' "$VENV/install.log" >&2 || tail -n 3 "$VENV/install.log" >&2
-        fail "The installation failed; $VENV/install.log has it all. Mend what it says and run this again."
+        fail "The installation failed; $VENV/install.log has it all. Fix what it says and run this again."
     fi
     # Builds matplotlib's font cache now instead of in the first run.
     "$VENV_PYTHON" -c 'import matplotlib.font_manager' >/dev/null 2>&1 || true

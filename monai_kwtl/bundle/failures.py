@@ -37,7 +37,7 @@ def message_for_user(error: BaseException | None) -> str | None:
             return f"cannot write{where} ({error.strerror}): {_TO_DO[error.errno]}"
         if isinstance(error, OSError) and error.strerror and not isinstance(error, dist.DistError):
             where = f"{error.filename}: " if error.filename is not None else ""
-            return f"{where}{error.strerror}; mend that, or choose another place"
+            return f"{where}{error.strerror}; fix that, or choose another place"
         if isinstance(error, (KWTLError, OSError)):
             return text.strip().splitlines()[-1] if "Original Traceback" in text else " ".join(text.split())
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in text):

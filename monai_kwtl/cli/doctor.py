@@ -48,8 +48,8 @@ def _looked_up(requirement: Requirement) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return WRONG, requirement.name, f"is not installed: pip install '{_wanted(requirement)}'"
     fits = requirement.specifier.contains(version, prereleases=True)
-    mend = "" if fits else f": pip install '{_wanted(requirement)}'"
-    return OK if fits else WRONG, requirement.name, version + mend
+    fix = "" if fits else f": pip install '{_wanted(requirement)}'"
+    return OK if fits else WRONG, requirement.name, version + fix
 
 
 def _wanted(requirement: Requirement) -> str:

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--client", default=_client(), help="who labels")
         action.add_argument("--token", default=None, help=TOKEN_HELP)
 
-    doctor = actions.add_parser("doctor", help="say what is wrong with an install, and the mend")
+    doctor = actions.add_parser("doctor", help="say what is wrong with an install, and the fix")
     doctor.add_argument("--studies", default=None, help="folder of images to look at as well")
     doctor.add_argument("--app", default=None, help="folder of an app to look at as well")
     doctor.add_argument("--server", default=None, help="address of a server to look at as well")

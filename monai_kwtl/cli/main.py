@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 # name of each command: the module whose ``add_arguments(parser)`` and ``run(options)`` make it, and what it does
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("monai_kwtl.cli.doctor", "say whether this installation works, and what to mend"),
+    "doctor": ("monai_kwtl.cli.doctor", "say whether this installation works, and what to fix"),
     "label": ("monai_kwtl.cli.label", "let a viewer label what helps most, through a MONAI Label server"),
     "data": ("monai_kwtl.cli.data", "say what is found in a folder of images, and what cannot be read"),
     "export": ("monai_kwtl.cli.export", "make a folder for an annotation tool out of a selection"),

@@ -97,7 +97,7 @@ def load_sources(
             for item in items
         ]
         if not any(entry["label"].any() for entry in data):
-            raise KWTLError(f"no mask of {folder} has any foreground; leave this source out, or mend its masks.")
+            raise KWTLError(f"no mask of {folder} has any foreground; leave this source out, or fix its masks.")
         name = folder.resolve().name
         while name in loaded:
             name += "'"

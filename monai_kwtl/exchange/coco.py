@@ -40,7 +40,7 @@ __all__ = [
 CATEGORIES = ("cell", FINISHED, UNFINISHED)
 LABELS_NAME = "cvat_labels.json"
 NOT_COCO = ("selection.json", "export.json", LABELS_NAME)
-MEND = "export the annotations again as COCO 1.0"
+FIX = "export the annotations again as COCO 1.0"
 
 
 def encode_counts(mask: np.ndarray) -> list[int]:
@@ -270,7 +270,7 @@ def paint_image(
 
 
 def _read_file(path: Path, by_stem: Mapping[str, Region]) -> list[Annotation]:
-    check, found = Checker(path, MEND), {}
+    check, found = Checker(path, FIX), {}
     for image in read_images(parse_json(path, "COCO file"), check):
         region = by_stem.get(Path(inner_name(image.file_name, path)).stem.casefold())
         if region is None:

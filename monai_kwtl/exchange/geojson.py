@@ -35,7 +35,7 @@ __all__ = ["Feature", "feature_of", "paint_features", "read_features", "read_qup
 logger = logging.getLogger("monai_kwtl")
 
 CELL = {"name": "cell", "color": [213, 94, 0]}
-MEND = "export the objects again as GeoJSON"
+FIX = "export the objects again as GeoJSON"
 MOVED = 1.0  # pixels that the edges of a region's rectangle may be off
 
 
@@ -201,7 +201,7 @@ class _File:
     """What one GeoJSON file says: marks of regions, and outlines of cells."""
 
     def __init__(self, path: Path, regions: Mapping[int, Region]) -> None:
-        self.path, self.check = path, Checker(path, MEND)
+        self.path, self.check = path, Checker(path, FIX)
         self.marks: dict[int, str] = {}
         self.outlines: list[Feature] = []
         self.images: set[str] = set()

@@ -26,7 +26,7 @@ WORD = 8  # bits of a value
 LENGTHS = (3, 4, 8, 16)  # bits that the length of a run may be written in
 CHANNELS = 4  # red, green, blue, alpha; alpha is the mask
 
-MEND = "export the project again as JSON"
+FIX = "export the project again as JSON"
 NOT_OURS = ("selection.json", "export.json")
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
@@ -96,7 +96,7 @@ def read_labelstudio(folder: Path, regions: Sequence[Region], names: Sequence[st
     for path in files_below(folder, (".json",)):
         if path.name in NOT_OURS:
             continue
-        tasks, check = parse_json(path, "Label Studio export"), Checker(path, MEND)
+        tasks, check = parse_json(path, "Label Studio export"), Checker(path, FIX)
         if not isinstance(tasks, list):
             raise check.fail(f"must hold a list of tasks, not {short(tasks)}")
         for index, task in enumerate(tasks):

@@ -43,7 +43,7 @@ logger = logging.getLogger("monai_kwtl")
 FINAL = "final"  # the tag of labels that are trained on
 FORMER = 3  # versions of a label that are kept besides the one that counts
 VERSIONS, SET_ASIDE = "label_versions", "set_aside"
-HINT = "make room, or mend its permissions."
+HINT = "make room, or fix its permissions."
 
 
 def _one_at_a_time(name: str) -> Any:

@@ -89,7 +89,7 @@ def read_settings(app_dir: str | Path, conf: Mapping[str, Any] | None = None) ->
     path = Path(app_dir) / SETTINGS_NAME
     given = parse_json(path, "settings file") if path.exists() else {}
     if not isinstance(given, dict):
-        raise KWTLError(f"{path} must hold an object of settings: mend it, or delete it for the defaults.")
+        raise KWTLError(f"{path} must hold an object of settings: fix it, or delete it for the defaults.")
     given = {key: value for key, value in given.items() if key != "_desc_"}
     given |= {key: value for key, value in (conf or {}).items() if key not in _SERVERS_OWN}
     defaults = {field.name: field.default for field in fields(LabelSettings)}

@@ -126,7 +126,7 @@ def read_network(path: str | os.PathLike | None) -> dict[str, Any] | None:
     definition, scale = found.get("definition"), found.get("rescale")
     numbers = scale is None or (isinstance(scale, list) and all(type(each) in (int, float) for each in scale))
     if not isinstance(definition, dict) or not numbers:
-        raise KWTLError(f"{note_path}: network must hold a definition and a rescale of numbers; mend it or remove it.")
+        raise KWTLError(f"{note_path}: network must hold a definition and a rescale of numbers; fix it or remove it.")
     _class_of(definition.get("_target_"))
     _check_plain({key: value for key, value in definition.items() if key != "_target_"}, str(note_path))
     return {"definition": definition, "in_channels": found.get("in_channels", 1), "rescale": scale}

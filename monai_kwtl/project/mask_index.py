@@ -18,7 +18,7 @@ __all__ = ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_reco
 
 RECORD_NAME = "regions.json"
 FORMAT = "kwtl-masks/1"
-MEND = "write it again with kwtl import"
+FIX = "write it again with kwtl import"
 SCHEMA = Path(__file__).with_name("regions.schema.json")
 
 
@@ -57,14 +57,14 @@ def read_record(folder: str | os.PathLike) -> list[MaskRecord]:
         KWTLError: one line with file and field, when it is not as :func:`write_record` writes it.
     """
     path = Path(folder, RECORD_NAME)
-    document = read_document(path, RECORD_NAME, MEND, SCHEMA)
+    document = read_document(path, RECORD_NAME, FIX, SCHEMA)
     records: list[MaskRecord] = []
     places: set[tuple] = set()
     masks: set[str] = set()
     for index, entry in enumerate(document["regions"]):
         record = MaskRecord(entry["mask"], region_of(entry), entry["selection_sha256"], entry["source"])
         if record.region.key in places or record.mask.casefold() in masks:
-            raise KWTLError(f"{path}: regions[{index}] repeats an earlier region or mask; {MEND}")
+            raise KWTLError(f"{path}: regions[{index}] repeats an earlier region or mask; {FIX}")
         places.add(record.region.key)
         masks.add(record.mask.casefold())
         records.append(record)

@@ -38,7 +38,7 @@ logger = logging.getLogger("monai_kwtl")
 PROJECT_NAME = "project.json"
 EXPECTED_NAME = ".project.json.expected"  # selections that are being made; what is left of a killed one is noted later
 FORMAT = "kwtl-project/1"
-MEND = "mend it, or move it away to begin anew"
+FIX = "fix it, or move it away to begin anew"
 SCHEMA = Path(__file__).with_name("project.schema.json")
 PATIENCE = 10.0  # seconds to wait for another process that writes
 
@@ -74,10 +74,10 @@ def read_project(folder: str | os.PathLike) -> list[Round]:
     path = Path(folder, PROJECT_NAME)
     if not path.exists():
         return []
-    rounds: list[Round] = read_document(path, PROJECT_NAME, MEND, SCHEMA)["rounds"]
+    rounds: list[Round] = read_document(path, PROJECT_NAME, FIX, SCHEMA)["rounds"]
     for index, entry in enumerate(rounds):
         if entry["round"] != index + 1:
-            raise KWTLError(f"{path}: rounds[{index}].round must be {index + 1}, not {entry['round']}; {MEND}")
+            raise KWTLError(f"{path}: rounds[{index}].round must be {index + 1}, not {entry['round']}; {FIX}")
     return rounds
 
 

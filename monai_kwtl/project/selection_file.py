@@ -18,7 +18,7 @@ __all__ = ["FORMAT", "SELECTION_NAME", "dump_selection", "portable", "read_selec
 
 FORMAT = "kwtl-selection/1"
 SELECTION_NAME = "selection.json"
-MEND = "write the file again with select.json"
+FIX = "write the file again with select.json"
 SCHEMA = Path(__file__).with_name("selection.schema.json")
 
 
@@ -131,10 +131,10 @@ def read_selection(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / SELECTION_NAME if path.is_dir() else path
-    document = read_document(path, SELECTION_NAME, MEND, SCHEMA)
+    document = read_document(path, SELECTION_NAME, FIX, SCHEMA)
     regions = [region_of(entry) for entry in document["regions"]]
     if wrong := _wrong_together(regions):
-        raise KWTLError(f"{path}: {wrong}; {MEND}")
+        raise KWTLError(f"{path}: {wrong}; {FIX}")
     result = {key: document[key] for key in ("format", "created_with", "budget", "cost")}
     return {**result, "regions": sorted(regions, key=lambda region: region.rank)}
 

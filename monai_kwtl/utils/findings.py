@@ -16,5 +16,5 @@ def print_findings(findings: Sequence[Finding]) -> int:
     for verdict, name, detail in findings:
         print(f"{verdict:<6}{name:<{width + 2}}{detail}")
     wrong = sum(verdict == WRONG for verdict, _, _ in findings)
-    print(f"{wrong} to mend, see above" if wrong else "everything works")
+    print(f"{wrong} to fix, see above" if wrong else "everything works")
     return int(wrong > 0)

@@ -75,11 +75,11 @@ def parse_json(path: str | Path, what: str = "JSON file") -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constants)
     except json.JSONDecodeError as error:
-        raise KWTLError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; mend the JSON") from error
+        raise KWTLError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; fix the JSON") from error
     except RecursionError as error:
         raise KWTLError(f"{path}: nested too deeply for a {what}") from error
     except ValueError as error:
-        raise KWTLError(f"{path}: {str(error).splitlines()[0]}; mend the JSON") from error
+        raise KWTLError(f"{path}: {str(error).splitlines()[0]}; fix the JSON") from error
 
 
 class Checker:
@@ -87,15 +87,15 @@ class Checker:
 
     Args:
         path: of the file.
-        mend: what the user can do about it.
+        fix: what the user can do about it.
     """
 
-    def __init__(self, path: str | Path, mend: str) -> None:
-        self.path, self.mend = Path(path), mend
+    def __init__(self, path: str | Path, fix: str) -> None:
+        self.path, self.fix = Path(path), fix
 
     def fail(self, message: str) -> KWTLError:
         """Return the error to raise."""
-        return KWTLError(f"{self.path}: {message}; {self.mend}")
+        return KWTLError(f"{self.path}: {message}; {self.fix}")
 
     def get(self, mapping: Any, key: str, kind: type | tuple, where: str) -> Any:
         """Return the value of a field that must be there and of a kind."""
@@ -159,13 +159,13 @@ def _in_a_line(error: ValidationError) -> str:
     return f"{where or 'the file'} must be {must}, not {short(error.instance)}"
 
 
-def read_document(path: str | Path, what: str, mend: str, schema: Path) -> dict[str, Any]:
+def read_document(path: str | Path, what: str, fix: str, schema: Path) -> dict[str, Any]:
     """Read a JSON file of ours, and check it against its schema.
 
     Args:
         path: of the file.
         what: it should be, for messages.
-        mend: what the user can do about errors in it.
+        fix: what the user can do about errors in it.
         schema: path of its JSON Schema, which may refer to others beside it.
 
     Returns:
@@ -178,9 +178,9 @@ def read_document(path: str | Path, what: str, mend: str, schema: Path) -> dict[
     try:
         errors = list(_validator(schema).iter_errors(document))
     except RecursionError as error:
-        raise KWTLError(f"{path}: nested too deeply for a {what}; {mend}") from error
+        raise KWTLError(f"{path}: nested too deeply for a {what}; {fix}") from error
     if errors:
         # another format explains all the rest
         worst = next((each for each in errors if each.validator == "const"), best_match(errors))
-        raise KWTLError(f"{path}: {_in_a_line(worst)}; {mend}")
+        raise KWTLError(f"{path}: {_in_a_line(worst)}; {fix}")
     return document

@@ -343,7 +343,7 @@ def _caused_by(cause):
         (KWTLError("two\n  lines"), "two lines"),
         (
             FileNotFoundError(2, "No such file or directory", "there/a.png"),
-            "there/a.png: No such file or directory; mend that, or choose another place",
+            "there/a.png: No such file or directory; fix that, or choose another place",
         ),
         (
             OSError(28, "No space left on device"),
@@ -363,7 +363,7 @@ def _caused_by(cause):
         ),
     ],
 )
-def test_an_error_that_the_user_can_mend_is_one_line(error, line, capsys, monkeypatch):
+def test_an_error_that_the_user_can_fix_is_one_line(error, line, capsys, monkeypatch):
     monkeypatch.delenv("KWTL_TRACEBACK", raising=False)
     assert _say(error, capsys, monkeypatch) == f"error: {line}\n"
     assert _say(_caused_by(error), capsys, monkeypatch) == f"error: {line}\n"

@@ -55,7 +55,7 @@ def chain(*errors):
     return errors[0]
 
 
-def test_what_the_user_can_mend_is_one_line(said):
+def test_what_the_user_can_fix_is_one_line(said):
     assert said(KWTLError("budget must be above 0.")) == "error: budget must be above 0.\n"
     assert said(KWTLError("two\n  lines")) == "error: two lines\n"
 

@@ -233,7 +233,7 @@ def _other_weights(sound):
 def test_doctor_says_what_is_wrong_with_the_bundle(capsys, sound, damage, what, words):
     damage(sound)
     status, out, _ = kwtl(capsys, "doctor", "--bundle", sound)
-    assert status == 1 and out.splitlines()[-1] == "1 to mend, see above"
+    assert status == 1 and out.splitlines()[-1] == "1 to fix, see above"
     verdict, detail = findings(out)[what]
     assert verdict == "WRONG" and re.search(words, detail)
 
@@ -255,7 +255,7 @@ def test_doctor_names_packages_that_are_missing_or_of_another_version(capsys, so
     monkeypatch.setattr(importlib.metadata, "version", version)
     status, out, _ = kwtl(capsys, "doctor", "--bundle", sound)
     found = findings(out)
-    assert status == 1 and out.splitlines()[-1] == "4 to mend, see above"
+    assert status == 1 and out.splitlines()[-1] == "4 to fix, see above"
     assert found["scipy"][0] == "WRONG" and found["scipy"][1].startswith("is not installed: pip install 'scipy")
     assert found["fire"][0] == "WRONG" and found["fire"][1].startswith("is not installed: pip install 'fire")
     assert found["monai"][0] == "WRONG"

@@ -53,7 +53,7 @@ def damage(content: bytes, rng: np.random.Generator, others: list[bytes]) -> byt
     return bytes(data)
 
 
-def mend_png(content: bytes) -> bytes:
+def fix_png(content: bytes) -> bytes:
     """Make the check sums of a PNG right again, so that damage gets past them."""
     data, place = bytearray(content), 8
     while place + 12 <= len(data):

@@ -179,7 +179,7 @@ def test_settings_of_the_command_line_come_as_text(tmp_path):
     assert (settings.window, settings.weighted, settings.rescale) == (64, True, [0, 99])
 
 
-def test_doctor_names_what_is_wrong_and_the_mend(tmp_path, weights):
+def test_doctor_names_what_is_wrong_and_the_fix(tmp_path, weights):
     write_studies(tmp_path / "s", {"a.png": (40, 50)})
     app = write_app(tmp_path / "app", tmp_path / "s", weights)
     assert {verdict for verdict, _, _ in app_findings(str(app)) + studies_findings(str(tmp_path / "s"))} == {"ok"}

@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from fuzzing import Reader, damage, fingerprint, mend_png
+from fuzzing import Reader, damage, fingerprint, fix_png
 from PIL import Image, ImageOps
 
 from monai_kwtl.data.loading import read_image, read_label
@@ -227,7 +227,7 @@ def write_case(number: int, folder: Path) -> Path:
     else:
         content = damage(sound, rng, [other for kind in files.values() for other in kind])
     if suffix == ".png" and rng.random() < 0.7:
-        content = mend_png(content)
+        content = fix_png(content)
     masks = rng.random() < 0.25
     place = folder / ("labels" if masks else "images")
     place.mkdir(parents=True)

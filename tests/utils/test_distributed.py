@@ -427,7 +427,7 @@ class FailsAt:
             if step == self.step:
                 if self.error is None:
                     os.kill(os.getpid(), 9)
-                raise self.error("these crops are broken; mend them.")
+                raise self.error("these crops are broken; fix them.")
             return cut(data, step, *arguments)
 
         CropDataset.crop_batch = crop_batch
@@ -440,7 +440,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(stage, rank, place, tmp_
     ended = run_stage_together(
         stage, tmp_path / "logs", faults, output_dir=tmp_path / "out", **stage_options(stage, place)
     )
-    assert the_one_error(ended) == "error: these crops are broken; mend them."
+    assert the_one_error(ended) == "error: these crops are broken; fix them."
     assert stage == "meta_train" or "these crops" in ended[rank].err
     assert not (tmp_path / "out" / "model.pt").exists()
 

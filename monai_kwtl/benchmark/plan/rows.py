@@ -75,7 +75,7 @@ _FORMS = {  # how columns are written; other numbers have six digits
     **dict.fromkeys((*RUN, "windows", "unique_pixels", "images", "objects"), ".0f"),
     "budget": "g",
 }
-_MEND = "give the file that the benchmark wrote"
+_FIX = "give the file that the benchmark wrote"
 
 
 def places(column: pd.Series) -> pd.Series:
@@ -98,9 +98,9 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, na_filter=False, skip_blank_lines=False)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise KWTLError(f"{path}: cannot be read as CSV ({reason}); {_MEND}") from error
+        raise KWTLError(f"{path}: cannot be read as CSV ({reason}); {_FIX}") from error
     if list(frame.columns) != list(columns) or not isinstance(frame.index, pd.RangeIndex):
-        raise KWTLError(f"{path}: its first line is not {','.join(columns)}, or a line is longer; {_MEND}")
+        raise KWTLError(f"{path}: its first line is not {','.join(columns)}, or a line is longer; {_FIX}")
     for name in columns:
         text = frame[name]
         if name in _NAMES:
@@ -116,7 +116,7 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 good, must = good & (frame[name] <= 1), "be a number from 0 to 1"
         if not good.all():
             line = int(good.argmin())
-            raise KWTLError(f"{path}: line {line + 2}: {name} must {must}, not {short(text[line])}; {_MEND}")
+            raise KWTLError(f"{path}: line {line + 2}: {name} must {must}, not {short(text[line])}; {_FIX}")
     numbers = {name: int if name in RUN else float for name in columns if name not in (*_NAMES, *_WORDS)}
     return frame.astype(numbers)
 

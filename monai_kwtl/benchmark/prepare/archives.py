@@ -19,7 +19,7 @@ from monai_kwtl.utils.json_documents import short
 
 __all__ = ["Member", "open_archive"]
 
-_MEND = "fetch it again from its publisher"
+_FIX = "fetch it again from its publisher"
 _MANY = 200_000  # members; the largest of the paper's archives has 19 200
 _LARGEST = 1 << 28  # bytes of one member that is read; it is held in memory
 _BROKEN = (
@@ -122,10 +122,10 @@ def _in_one_line(called: str) -> Iterator[None]:
     try:
         yield
     except KWTLError as error:
-        raise KWTLError(f"{called}: {error}; {_MEND}") from error
+        raise KWTLError(f"{called}: {error}; {_FIX}") from error
     except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise KWTLError(f"{called}: it is broken or cut off ({reason}); {_MEND}") from error
+        raise KWTLError(f"{called}: it is broken or cut off ({reason}); {_FIX}") from error
 
 
 @contextmanager

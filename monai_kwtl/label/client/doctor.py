@@ -85,7 +85,7 @@ def studies_findings(folder: str) -> list[Finding]:
     except KWTLError as error:
         return [(WRONG, "images", str(error))]
     if not os.access(folder, os.W_OK):
-        found.append((WRONG, "images", f"{folder} cannot be written, where labels and scores go: mend its permissions"))
+        found.append((WRONG, "images", f"{folder} cannot be written, where labels and scores go: fix its permissions"))
     path = Path(folder) / SIDECAR_NAME
     if path.exists():
         try:

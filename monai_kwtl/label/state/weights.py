@@ -81,7 +81,7 @@ class ModelFolder:
             (weights, self.current),
             (weights.with_suffix(".json"), self.current.with_suffix(".json")),
         ):
-            with atomic_write(target, "make room, or mend its permissions.") as unfinished:
+            with atomic_write(target, "make room, or fix its permissions.") as unfinished:
                 shutil.copyfile(source, unfinished)
         return self.sha256()
 
@@ -135,7 +135,7 @@ class ModelFolder:
         raise KWTLError(f"{self._trainings} is full: move some of it away.")
 
     def _record(self, folder: Path, record: Mapping[str, Any]) -> None:
-        write_text(folder / RECORD_NAME, json.dumps(record, default=str) + "\n", "make room, or mend its permissions.")
+        write_text(folder / RECORD_NAME, json.dumps(record, default=str) + "\n", "make room, or fix its permissions.")
 
     @contextlib.contextmanager
     def training(self, folder: Path) -> Iterator[None]:

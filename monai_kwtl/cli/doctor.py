@@ -17,7 +17,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.autocast import native_bfloat16
 from monai_kwtl.networks.choice import load_network
 from monai_kwtl.networks.device import choose_device
-from monai_kwtl.utils.findings import NOTE, OK, WRONG, Finding, print_findings
+from monai_kwtl.utils.checks import NOTE, OK, WRONG, Check, print_checks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def _needed(package: str, extras: Iterable[str] = ("",)) -> Iterator[Requirement
                 yield from _needed(requirement.name, requirement.extras)
 
 
-def _looked_up(requirement: Requirement) -> Finding:
+def _looked_up(requirement: Requirement) -> Check:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -56,17 +56,17 @@ def _wanted(requirement: Requirement) -> str:
     return str(requirement).split(";")[0].strip()
 
 
-def packages() -> list[Finding]:
+def packages() -> list[Check]:
     """Check that each package that monai-kwtl needs is installed in a version that it takes."""
-    found: dict[str, Finding] = {}
+    found: dict[str, Check] = {}
     for requirement in _needed("monai-kwtl"):
-        finding, name = _looked_up(requirement), canonicalize_name(requirement.name)
-        if name not in found or finding[0] == WRONG:
-            found[name] = finding
+        check, name = _looked_up(requirement), canonicalize_name(requirement.name)
+        if name not in found or check[0] == WRONG:
+            found[name] = check
     return list(found.values())
 
 
-def machine() -> list[Finding]:
+def machine() -> list[Check]:
     """Report what computes, and whether results can be written here."""
     device = choose_device()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -83,7 +83,7 @@ def machine() -> list[Finding]:
     return found
 
 
-def bundle(given: str | None = None) -> list[Finding]:
+def bundle(given: str | None = None) -> list[Check]:
     """Whether the bundle, of this installation or as given, and its weights are there and belong together."""
     try:
         root = find_bundle(given)
@@ -98,5 +98,5 @@ def bundle(given: str | None = None) -> list[Finding]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each finding; status 1 where something is wrong."""
-    return print_findings([*machine(), *packages(), *bundle(options.bundle)])
+    """Print a line for each check; status 1 where something is wrong."""
+    return print_checks([*machine(), *packages(), *bundle(options.bundle)])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from monai_kwtl.bundle.paths import find_bundle, place
 from monai_kwtl.errors import KWTLError
-from monai_kwtl.utils.findings import print_findings
+from monai_kwtl.utils.checks import print_checks
 from monai_kwtl.utils.text import format_table
 
 if TYPE_CHECKING:
@@ -166,14 +166,14 @@ def _put(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from monai_kwtl.label.client.doctor import findings
+    from monai_kwtl.label.client.doctor import checks
     from monai_kwtl.label.client.launch import enter_label_environment
 
     try:
         enter_label_environment(sys.argv[1:])
     except KWTLError as error:
-        return print_findings([("WRONG", "MONAI Label", str(error))])
-    return print_findings(findings(options.studies, options.app, _server(options, 10) if options.server else None))
+        return print_checks([("WRONG", "MONAI Label", str(error))])
+    return print_checks(checks(options.studies, options.app, _server(options, 10) if options.server else None))
 
 
 def run(options: argparse.Namespace) -> int:

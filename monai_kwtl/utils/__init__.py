@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "atomic",
         "caching",
+        "checks",
         "distributed",
-        "findings",
         "hashing",
         "json_documents",
         "prefetch",
@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "started_together",
             "stop",
         ],
-        "findings": ["Finding", "NOTE", "OK", "WRONG", "print_findings"],
+        "checks": ["Check", "NOTE", "OK", "WRONG", "print_checks"],
         "hashing": ["file_sha256"],
         "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short"],
         "prefetch": ["PrefetchingLoader", "prefetched"],

@@ -191,7 +191,7 @@ def sound(tmp_path):
     return tmp_path / "bundle"
 
 
-def findings(out):
+def checks(out):
     """{what: (verdict, detail)} of the lines but the last."""
     lines = [re.match(r"(ok|note|WRONG)\s+(.+?)\s{2,}(.*)", line).groups() for line in out.splitlines()[:-1]]
     return {name: (verdict, detail) for verdict, name, detail in lines}
@@ -201,7 +201,7 @@ def test_doctor_finds_a_sound_installation_sound(capsys, sound):
     status, out, err = kwtl(capsys, "doctor", "--bundle", sound)
     assert (status, err) == (0, ""), out
     assert out.splitlines()[-1] == "everything works"
-    found = findings(out)
+    found = checks(out)
     assert found["bundle"] == ("ok", str(sound)) and found["weights"] == ("ok", str(sound / "models" / "model.pt"))
     for name in ("torch", "monai", "numpy", "pytorch-ignite", "fire", "tensorboard"):
         assert found[name] == ("ok", importlib.metadata.version(name)), "also what monai needs for its extras"
@@ -234,14 +234,14 @@ def test_doctor_says_what_is_wrong_with_the_bundle(capsys, sound, damage, what, 
     damage(sound)
     status, out, _ = kwtl(capsys, "doctor", "--bundle", sound)
     assert status == 1 and out.splitlines()[-1] == "1 to fix, see above"
-    verdict, detail = findings(out)[what]
+    verdict, detail = checks(out)[what]
     assert verdict == "WRONG" and re.search(words, detail)
 
 
 def test_doctor_looks_at_the_bundle_of_the_installation_from_any_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, out, _ = kwtl(capsys, "doctor")
-    assert findings(out)["bundle"] == ("ok", str(CONFIGS.parent))
+    assert checks(out)["bundle"] == ("ok", str(CONFIGS.parent))
 
 
 def test_doctor_names_packages_that_are_missing_or_of_another_version(capsys, sound, monkeypatch):
@@ -254,7 +254,7 @@ def test_doctor_names_packages_that_are_missing_or_of_another_version(capsys, so
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     status, out, _ = kwtl(capsys, "doctor", "--bundle", sound)
-    found = findings(out)
+    found = checks(out)
     assert status == 1 and out.splitlines()[-1] == "4 to fix, see above"
     assert found["scipy"][0] == "WRONG" and found["scipy"][1].startswith("is not installed: pip install 'scipy")
     assert found["fire"][0] == "WRONG" and found["fire"][1].startswith("is not installed: pip install 'fire")

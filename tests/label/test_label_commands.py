@@ -16,7 +16,7 @@ from monai_kwtl.bundle.paths import find_bundle
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.label.client.app_folder import make_app
 from monai_kwtl.label.client.client import put_labels
-from monai_kwtl.label.client.doctor import app_findings, studies_findings
+from monai_kwtl.label.client.doctor import app_checks, studies_checks
 from monai_kwtl.label.client.launch import access_line, is_loopback, server_command, server_environment, server_token
 from monai_kwtl.label.settings import LabelSettings, read_settings
 from monai_kwtl.label.state.studies import Studies, image_id
@@ -182,16 +182,16 @@ def test_settings_of_the_command_line_come_as_text(tmp_path):
 def test_doctor_names_what_is_wrong_and_the_fix(tmp_path, weights):
     write_studies(tmp_path / "s", {"a.png": (40, 50)})
     app = write_app(tmp_path / "app", tmp_path / "s", weights)
-    assert {verdict for verdict, _, _ in app_findings(str(app)) + studies_findings(str(tmp_path / "s"))} == {"ok"}
+    assert {verdict for verdict, _, _ in app_checks(str(app)) + studies_checks(str(tmp_path / "s"))} == {"ok"}
     (app / "main.py").unlink()
     (app / "model" / "kwtl.pt").write_bytes(b"broken")
     (tmp_path / "s" / "kwtl_scores.sqlite").write_bytes(b"no database" * 100)
     (tmp_path / "s" / "datastore_v2.json").write_text("{")
-    findings = app_findings(str(app)) + studies_findings(str(tmp_path / "s"))
-    wrong = {name: detail for verdict, name, detail in findings if verdict == "WRONG"}
+    checks = app_checks(str(app)) + studies_checks(str(tmp_path / "s"))
+    wrong = {name: detail for verdict, name, detail in checks if verdict == "WRONG"}
     assert set(wrong) == {"app", "weights", "scores", "datastore"}
     assert all("\n" not in detail for detail in wrong.values())
-    assert studies_findings(str(tmp_path / "nowhere"))[0][0] == "WRONG"
+    assert studies_checks(str(tmp_path / "nowhere"))[0][0] == "WRONG"
 
 
 class Recorder:

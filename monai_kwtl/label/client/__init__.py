@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "app_folder": ["make_app", "make_weights"],
         "client": ["LabelServer", "next_regions", "put_labels"],
-        "doctor": ["findings"],
+        "doctor": ["checks"],
         "launch": [
             "access_line",
             "enter_label_environment",

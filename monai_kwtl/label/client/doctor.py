@@ -18,9 +18,9 @@ from monai_kwtl.label.settings import read_settings
 from monai_kwtl.label.state.database import SIDECAR_NAME, Sidecar
 from monai_kwtl.label.state.studies import Studies
 from monai_kwtl.networks.choice import load_network
-from monai_kwtl.utils.findings import NOTE, OK, WRONG, Finding
+from monai_kwtl.utils.checks import NOTE, OK, WRONG, Check
 
-__all__ = ["findings"]
+__all__ = ["checks"]
 
 SETUP = "run scripts/label_setup.sh again"
 # what MONAI Label's server imports when it starts; the names of the packages where they differ
@@ -47,9 +47,9 @@ NEEDED = {
 TESTED = "0.8.5"
 
 
-def packages() -> list[Finding]:
+def packages() -> list[Check]:
     """Check that MONAI Label is there, in the tested version, with what it imports."""
-    found: list[Finding] = []
+    found: list[Check] = []
     version = importlib.metadata.version("monailabel")
     same = Version(version).base_version == TESTED
     detail = version if same else f"{version}, tested with {TESTED}: pip install --no-deps monailabel=={TESTED}"
@@ -66,7 +66,7 @@ def packages() -> list[Finding]:
     return found
 
 
-def server_starts() -> Finding:
+def server_starts() -> Check:
     """Check that the server's program can be imported, in a process of its own."""
     command = [sys.executable, "-c", "import monailabel.app, monai_kwtl.label.app"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -76,9 +76,9 @@ def server_starts() -> Finding:
     return WRONG, "server", f"its program cannot be loaded ({reason}): {SETUP}"
 
 
-def studies_findings(folder: str) -> list[Finding]:
+def studies_checks(folder: str) -> list[Check]:
     """Check that a folder of images can be labelled."""
-    found: list[Finding] = []
+    found: list[Check] = []
     try:
         items = Studies(folder).items()
         found.append((OK, "images", f"{len(items)} in {folder}"))
@@ -102,9 +102,9 @@ def studies_findings(folder: str) -> list[Finding]:
     return found
 
 
-def app_findings(folder: str) -> list[Finding]:
+def app_checks(folder: str) -> list[Check]:
     """Check that the folder of an app is whole."""
-    found: list[Finding] = []
+    found: list[Check] = []
     try:
         read_settings(folder)
         found.append((OK, "settings", str(Path(folder) / "kwtl.json")))
@@ -122,12 +122,12 @@ def app_findings(folder: str) -> list[Finding]:
     return found
 
 
-def findings(studies: str | None, app: str | None, server: LabelServer | None) -> list[Finding]:
+def checks(studies: str | None, app: str | None, server: LabelServer | None) -> list[Check]:
     """Return the results of every check that was asked for."""
     found = packages()
     found.append(server_starts())
-    found += studies_findings(studies) if studies else []
-    found += app_findings(app) if app else []
+    found += studies_checks(studies) if studies else []
+    found += app_checks(app) if app else []
     if server:
         try:
             info = json.loads(server.get("/info/"))

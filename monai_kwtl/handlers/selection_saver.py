@@ -48,11 +48,11 @@ def check_request(
     budget_pixels: int | None,
     inferer: WindowScoreInferer,
     taken: Sequence[Region] = (),
-    noted_in: str | os.PathLike | None = None,
+    project_folder: str | os.PathLike | None = None,
 ) -> bool:
     """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
 
-    Where it can be made but not be noted in ``noted_in``, the folder of the images, that is said.
+    Where it can be made but not be noted in ``project_folder``, the folder of the images, that is said.
 
     Returns:
         True.
@@ -68,8 +68,8 @@ def check_request(
         check_free(items, inferer.window, inferer.step, taken)
     if is_main_process():
         check_output(output_dir, as_bool(overwrite, "overwrite"), parts=("scores", "pretext", "tensorboard"))
-        if noted_in is not None:
-            check_noted(noted_in)
+        if project_folder is not None:
+            check_noted(project_folder)
     return True
 
 
@@ -91,8 +91,8 @@ class SelectionSaver:
         report: whether to write ``what_to_label.png`` and ``report.html``.
         tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
         taken: regions that are labelled or handed out already and are left out.
-        noted_in: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note of the
-            selection; None: of none.
+        project_folder: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note
+            of the selection; None: of none.
         per_view: as in :func:`monai_kwtl.report.tensorboard.draw_selection`, for TensorBoard.
 
     Raises:
@@ -116,7 +116,7 @@ class SelectionSaver:
         report: bool | str = True,
         tensorboard: bool | str = True,
         taken: Sequence[Region] = (),
-        noted_in: str | os.PathLike | None = None,
+        project_folder: str | os.PathLike | None = None,
         per_view: Callable[..., Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         self.budget = checked_budget(items, store.window, store.step, strategy, budget, budget_windows, budget_pixels)
@@ -124,8 +124,8 @@ class SelectionSaver:
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
         self.overwrite, self.report = as_bool(overwrite, "overwrite"), as_bool(report, "report")
         self.tensorboard = as_bool(tensorboard, "tensorboard")
-        self.taken, self.noted_in, self.per_view = tuple(taken), noted_in, per_view
-        self.rounds = [] if noted_in is None else curve_of(noted_in)
+        self.taken, self.project_folder, self.per_view = tuple(taken), project_folder, per_view
+        self.rounds = [] if project_folder is None else curve_of(project_folder)
         self.read = partial(read_image, rescale=rescale)
         if is_main_process():
             check_output(self.output_dir, self.overwrite)
@@ -147,11 +147,11 @@ class SelectionSaver:
     def _finish(self, engine: Engine) -> None:
         """Select regions; where nothing was scored now, the views are not drawn for pictures alone."""
         selection = self.output_dir / "selection.json"
-        if self.noted_in is not None:
-            expect_selection(self.noted_in, selection)
+        if self.project_folder is not None:
+            expect_selection(self.project_folder, selection)
         self.save(self.per_view if engine.state.iteration else None)
-        if self.noted_in is not None:
-            note_selection(self.noted_in, selection)
+        if self.project_folder is not None:
+            note_selection(self.project_folder, selection)
 
     def save(self, per_view: Callable[..., Mapping[str, np.ndarray]] | None = None) -> list[Region]:
         """Select regions, write every file, and log the table of regions and the cost.

@@ -47,7 +47,7 @@ def check_request(
     budget_windows: int | None,
     budget_pixels: int | None,
     inferer: WindowScoreInferer,
-    taken: Sequence[Region] = (),
+    excluded_regions: Sequence[Region] = (),
     project_folder: str | os.PathLike | None = None,
 ) -> bool:
     """Refuse a selection that cannot be made before anything is computed for it, also before pretext tuning.
@@ -64,8 +64,8 @@ def check_request(
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
     if strategy in MAP_STRATEGIES and inferer.exact:
         raise KWTLError(f"strategy {strategy!r} needs score maps; exact scoring has none: use --exact false or top_k.")
-    if taken and strategy != "coverage":
-        check_free(items, inferer.window, inferer.step, taken)
+    if excluded_regions and strategy != "coverage":
+        check_free(items, inferer.window, inferer.step, excluded_regions)
     if is_main_process():
         check_output(output_dir, as_bool(overwrite, "overwrite"), parts=("scores", "pretext", "tensorboard"))
         if project_folder is not None:
@@ -90,7 +90,7 @@ class SelectionSaver:
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         report: whether to write ``what_to_label.png`` and ``report.html``.
         tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
-        taken: regions that are labelled or handed out already and are left out.
+        excluded_regions: regions that are labelled or handed out already and are left out.
         project_folder: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note
             of the selection; None: of none.
         per_view: as in :func:`monai_kwtl.report.tensorboard.draw_selection`, for TensorBoard.
@@ -115,7 +115,7 @@ class SelectionSaver:
         rescale: Sequence[float] | None = None,
         report: bool | str = True,
         tensorboard: bool | str = True,
-        taken: Sequence[Region] = (),
+        excluded_regions: Sequence[Region] = (),
         project_folder: str | os.PathLike | None = None,
         per_view: Callable[..., Mapping[str, np.ndarray]] | None = None,
     ) -> None:
@@ -124,7 +124,7 @@ class SelectionSaver:
         self.strategy, self.seed, self.created_with = strategy, seed, dict(created_with or {})
         self.overwrite, self.report = as_bool(overwrite, "overwrite"), as_bool(report, "report")
         self.tensorboard = as_bool(tensorboard, "tensorboard")
-        self.taken, self.project_folder, self.per_view = tuple(taken), project_folder, per_view
+        self.excluded_regions, self.project_folder, self.per_view = tuple(excluded_regions), project_folder, per_view
         self.rounds = [] if project_folder is None else curve_of(project_folder)
         self.read = partial(read_image, rescale=rescale)
         if is_main_process():
@@ -175,7 +175,9 @@ class SelectionSaver:
         missing = [item["name"] for item, scores in zip(self.items, pool, strict=True) if scores is None]
         if missing:
             raise KWTLError(f"{len(missing)} images have no scores, first {missing[0]}; run the stage again.")
-        regions = select_regions([cover(scores, self.taken) for scores in pool], self.strategy, self.budget, self.seed)
+        regions = select_regions(
+            [cover(scores, self.excluded_regions) for scores in pool], self.strategy, self.budget, self.seed
+        )
         cost = cost_of(regions)
         read = remembering(self.read)
         probability, score = remembering(self.store.probability), remembering(self.store.score)
@@ -193,7 +195,7 @@ class SelectionSaver:
                     )
             if report:
                 report.result()
-        left_out = {"left_out": len(self.taken)} if self.taken else {}
+        left_out = {"left_out": len(self.excluded_regions)} if self.excluded_regions else {}
         # last, so that a selection.json means that all the rest is there
         write_selection(
             self.output_dir,
@@ -207,7 +209,11 @@ class SelectionSaver:
             overwrite=self.overwrite,
         )
         self._remove_former()
-        if self.taken and self.budget.pixels is None and len(regions) < self.budget.limits([s.grid for s in pool])[0]:
+        if (
+            self.excluded_regions
+            and self.budget.pixels is None
+            and len(regions) < self.budget.limits([s.grid for s in pool])[0]
+        ):
             logger.info(f"only {len(regions)} windows are left that show more than what is labelled or handed out")
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)

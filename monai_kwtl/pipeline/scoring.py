@@ -197,7 +197,7 @@ def select_regions(
     strategy: str | None = None,
     budget: Budget | None = None,
     seed: int = 0,
-    taken: Sequence[Region] = (),
+    excluded_regions: Sequence[Region] = (),
 ) -> list[Region]:
     """Choose the regions to label.
 
@@ -207,7 +207,7 @@ def select_regions(
             else ``stratified_random``.
         budget: how much; None: one image's worth of area.
         seed: of what is random.
-        taken: regions that are labelled or handed out already, and left out.
+        excluded_regions: regions that are labelled or handed out already, and left out.
 
     Returns:
         The regions, rank 1 first.
@@ -216,7 +216,7 @@ def select_regions(
         described = all(each.features is not None for each in scores)
         strategy = "balanced" if described else "stratified_random"
     budget = Budget(shots=1) if budget is None else budget
-    return choose_regions([cover(each, taken) for each in scores], strategy, budget, seed)
+    return choose_regions([cover(each, excluded_regions) for each in scores], strategy, budget, seed)
 
 
 def write_selection(

@@ -30,13 +30,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "mask_index": ["MaskRecord", "RECORD_NAME", "has_record", "read_record", "write_record"],
         "next_round": [
+            "excluded_regions",
             "own_weights",
             "predicting_weights",
             "project_folder",
             "scoring_weights",
             "stage_of_round",
             "starting_weights",
-            "taken_regions",
         ],
         "project_file": [
             "PROJECT_NAME",

@@ -20,19 +20,19 @@ from monai_kwtl.selection.regions import Region
 from monai_kwtl.utils.hashing import file_sha256
 
 __all__ = [
+    "excluded_regions",
     "own_weights",
     "predicting_weights",
     "project_folder",
     "scoring_weights",
     "stage_of_round",
     "starting_weights",
-    "taken_regions",
 ]
 
 logger = logging.getLogger("monai_kwtl")
 
 
-def taken_regions(
+def excluded_regions(
     items: Sequence[Mapping[str, Any]],
     labels: str | os.PathLike | None,
     dataset: str | os.PathLike | None = None,

@@ -18,7 +18,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.handout import export_regions, import_regions
 from monai_kwtl.project.history import curve
 from monai_kwtl.project.mask_index import read_record
-from monai_kwtl.project.next_round import taken_regions
+from monai_kwtl.project.next_round import excluded_regions
 from monai_kwtl.project.project_file import read_project, regions_of, update_project
 from monai_kwtl.project.support_set import read_support
 
@@ -189,7 +189,7 @@ def test_spoilt_notes_of_masks(trip, finished, tmp_path):
         with within(10):
             try:
                 assert len(read_support(trip.pool, masks)) <= 2
-                assert taken_regions(trip.pool, masks)
+                assert excluded_regions(trip.pool, masks)
                 counts["right"] += 1
             except KWTLError as error:
                 in_one_line(error)

@@ -29,7 +29,7 @@ from monai_kwtl.exchange.handout import export_regions, import_regions
 from monai_kwtl.project import project_file
 from monai_kwtl.project.history import curve, mask_facts
 from monai_kwtl.project.mask_index import MaskRecord, read_record, write_record
-from monai_kwtl.project.next_round import predicting_weights, scoring_weights, taken_regions
+from monai_kwtl.project.next_round import excluded_regions, predicting_weights, scoring_weights
 from monai_kwtl.project.project_file import read_project, update_project
 from monai_kwtl.project.selection_file import read_selection
 from monai_kwtl.report.rounds import rounds_picture
@@ -299,11 +299,11 @@ def test_whole_images_are_told_by_the_names_of_their_masks(place):
     (place.folder / "whole").mkdir()
     name = Path(place.pool[2]["name"]).stem
     (place.folder / "whole" / f"{name}.png").write_bytes(b"no image")
-    (found,) = taken_regions(place.pool, "whole")
+    (found,) = excluded_regions(place.pool, "whole")
     assert (found.image, found.x, found.y, found.width, found.height) == (place.pool[2]["name"], 0, 0, 90, 65)
     (place.folder / "whole" / f"{name}.png").rename(place.folder / "whole" / "other.png")
     with pytest.raises(KWTLError, match="holds no masks of these images"):
-        taken_regions(place.pool, "whole")
+        excluded_regions(place.pool, "whole")
 
 
 def test_labelled_images_that_changed_are_noticed(place):
@@ -311,7 +311,7 @@ def test_labelled_images_that_changed_are_noticed(place):
     changed = region(place.pool[0]["name"], 0, 0, 9, 9, sha256="1" * 64)
     write_record("masks", [MaskRecord("a.png", changed, "2" * 64, "png")])
     with pytest.raises(KWTLError, match="has changed since it was selected"):
-        taken_regions(place.pool, "masks")
+        excluded_regions(place.pool, "masks")
 
 
 def test_all_taken_is_said_before_anything_is_computed(place):
@@ -435,7 +435,7 @@ def test_a_selection_that_died_before_it_was_noted_is_noted_by_the_next_command(
         assert main(["status", "images"]) == 0
         assert "next: label the regions of" in capsys.readouterr().out
     elif next_command == "select":
-        taken_regions(place.pool, None, "images", "elsewhere/selection.json")
+        excluded_regions(place.pool, None, "images", "elsewhere/selection.json")
     else:
         label(str(selection.parent), "masks")
     (entry,) = read_project("images")

@@ -17,7 +17,7 @@ from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["Pick", "best_images", "best_regions", "unscored", "without"]
 
-MOSTLY_TAKEN = 0.5  # a window of which more is taken than this share is not offered
+MOSTLY_EXCLUDED = 0.5  # a window of which more is taken than this share is not offered
 TOGETHER = 10  # windows that are compared with the pool together
 
 
@@ -57,8 +57,8 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
     return replace(scores, cells=cells, window_scores=grid.window_means(cells)), shares
 
 
-def _allowed(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]]) -> list[tuple[ImageScores, np.ndarray]]:
-    return [without(scores, boxes) for scores, boxes in zip(pool, taken, strict=True)]
+def _allowed(pool: Sequence[ImageScores], excluded: Sequence[Sequence[Box]]) -> list[tuple[ImageScores, np.ndarray]]:
+    return [without(scores, boxes) for scores, boxes in zip(pool, excluded, strict=True)]
 
 
 def _box(scores: ImageScores, window: int) -> Box:
@@ -67,7 +67,11 @@ def _box(scores: ImageScores, window: int) -> Box:
 
 
 def best_regions(
-    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "balanced", seed: int = 0
+    pool: Sequence[ImageScores],
+    excluded: Sequence[Sequence[Box]],
+    count: int,
+    strategy: str = "balanced",
+    seed: int = 0,
 ) -> list[Pick]:
     """Return the next regions of a pool, best first.
 
@@ -77,7 +81,7 @@ def best_regions(
 
     Args:
         pool: the images.
-        taken: boxes of each image.
+        excluded: boxes of each image.
         count: how many at most.
         strategy: ``balanced``, ``coverage``, or ``random``, for which scores need not mean anything.
         seed: of random choice.
@@ -85,7 +89,7 @@ def best_regions(
     Returns:
         The picks; fewer than asked for where nothing else is left.
     """
-    boxes = [list(one) for one in taken]
+    boxes = [list(one) for one in excluded]
     picks: list[Pick] = []
     if strategy == "balanced":
         strategy = "coverage"
@@ -96,14 +100,14 @@ def best_regions(
         if len(picks) == count:
             return picks
     left = _allowed(pool, boxes)
-    if not any((shares > MOSTLY_TAKEN).any() for _, shares in left):
+    if not any((shares > MOSTLY_EXCLUDED).any() for _, shares in left):
         return picks
     total = sum(len(scores.grid) for scores in pool)
     # coverage zeroes what it takes, so its order holds; of a random order windows that overlap are passed over
     asked = total if strategy == "random" else min(total, 4 * count + 16)
     for number, window in select_windows([scores for scores, _ in left], strategy, Budget(windows=asked), seed):
         scores, shares = left[number]
-        if shares[window] > MOSTLY_TAKEN:
+        if shares[window] > MOSTLY_EXCLUDED:
             box = _box(scores, window)
             picks.append(Pick(number, box, None if strategy == "random" else float(scores.window_scores[window])))
             boxes[number].append(box)
@@ -113,12 +117,12 @@ def best_regions(
     return picks
 
 
-def _balanced(pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], seed: int) -> list[Pick]:
+def _balanced(pool: Sequence[ImageScores], excluded: Sequence[Sequence[Box]], seed: int) -> list[Pick]:
     """Return the next regions by ``balanced``, the same however many are asked for; none where all are touched."""
     if any(scores.features is None for scores in pool):
         return []
     covered = []
-    for scores, boxes in zip(pool, taken, strict=True):
+    for scores, boxes in zip(pool, excluded, strict=True):
         grid = scores.grid
         pixels = grid.cell_sums(pixels_inside((grid.height, grid.width), boxes)) if boxes else None
         covered.append(replace(scores, covered=pixels))
@@ -144,13 +148,17 @@ def _touch(one: Box, other: Box) -> bool:
 
 
 def best_images(
-    pool: Sequence[ImageScores], taken: Sequence[Sequence[Box]], count: int, strategy: str = "coverage", seed: int = 0
+    pool: Sequence[ImageScores],
+    excluded: Sequence[Sequence[Box]],
+    count: int,
+    strategy: str = "coverage",
+    seed: int = 0,
 ) -> list[Pick]:
     """Return the next images of a pool, each with its best region; an image counts for as much as that.
 
     Args:
         pool: as for :func:`best_regions`.
-        taken: as there.
+        excluded: as there.
         count: as there.
         strategy: as there.
         seed: as there.
@@ -160,8 +168,8 @@ def best_images(
     """
     rng = np.random.default_rng(seed)
     best = []
-    for number, (scores, shares) in enumerate(_allowed(pool, taken)):
-        windows = np.flatnonzero(shares > MOSTLY_TAKEN)
+    for number, (scores, shares) in enumerate(_allowed(pool, excluded)):
+        windows = np.flatnonzero(shares > MOSTLY_EXCLUDED)
         if len(windows):
             values = scores.window_scores[windows]
             draw = rng.choice(windows) if strategy == "random" else windows[first_of_best(values)]

@@ -206,8 +206,10 @@ class KWTLStrategy(Strategy):
         labelled = [known.get(key, []) for key in keys]
         if mode == "image":
             free = [number for number, key in enumerate(keys) if not out[key]]
-            pool, taken = [ranked.pool[n] for n in free], [labelled[n] for n in free]
-            return [pick._replace(image=free[pick.image]) for pick in best_images(pool, taken, count, strategy, seed)]
+            pool, excluded = [ranked.pool[n] for n in free], [labelled[n] for n in free]
+            return [
+                pick._replace(image=free[pick.image]) for pick in best_images(pool, excluded, count, strategy, seed)
+            ]
         # an image that is out as a whole counts as taken, except for patches that are asked of that very image
         boxes = []
         for number, key in enumerate(keys):

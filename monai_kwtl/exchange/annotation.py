@@ -1,4 +1,4 @@
-"""Regions handed out and annotations handed in, and the choice where two annotated one region."""
+"""Regions assigned and annotations handed in, and the choice where two annotated one region."""
 
 from __future__ import annotations
 

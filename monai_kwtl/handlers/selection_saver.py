@@ -59,7 +59,7 @@ def check_request(
 
     Raises:
         KWTLError: as :class:`SelectionSaver` does, for strategies that need the map that exact scores have not, and
-            where every window overlaps what is labelled or handed out already.
+            where every window overlaps what is labelled or assigned already.
     """
     checked_budget(items, inferer.window, inferer.step, strategy, budget, budget_windows, budget_pixels)
     if strategy in MAP_STRATEGIES and inferer.exact:
@@ -90,7 +90,7 @@ class SelectionSaver:
         rescale: fixed grey range of 16 bit and float images, as in ``read_image``.
         report: whether to write ``what_to_label.png`` and ``report.html``.
         tensorboard: whether to write a TensorBoard log below ``output_dir/tensorboard``.
-        excluded_regions: regions that are labelled or handed out already and are left out.
+        excluded_regions: regions that are labelled or assigned already and are left out.
         project_folder: folder of the images whose ``project.json`` gives the report the rounds so far, and takes note
             of the selection; None: of none.
         per_view: as in :func:`monai_kwtl.report.tensorboard.draw_selection`, for TensorBoard.
@@ -214,7 +214,7 @@ class SelectionSaver:
             and self.budget.pixels is None
             and len(regions) < self.budget.limits([s.grid for s in pool])[0]
         ):
-            logger.info(f"only {len(regions)} windows are left that show more than what is labelled or handed out")
+            logger.info(f"only {len(regions)} windows are left that show more than what is labelled or assigned")
         for line in summary_lines(regions, cost, self.items, self.output_dir, self.report):
             logger.info(line)
         return regions

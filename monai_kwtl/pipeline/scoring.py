@@ -207,7 +207,7 @@ def select_regions(
             else ``stratified_random``.
         budget: how much; None: one image's worth of area.
         seed: of what is random.
-        excluded_regions: regions that are labelled or handed out already, and left out.
+        excluded_regions: regions that are labelled or assigned already, and left out.
 
     Returns:
         The regions, rank 1 first.

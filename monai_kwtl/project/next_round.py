@@ -38,7 +38,7 @@ def excluded_regions(
     dataset: str | os.PathLike | None = None,
     rewritten: str | os.PathLike | None = None,
 ) -> list[Region]:
-    """Return the regions that a selection leaves out: labelled, or handed out in an earlier round.
+    """Return the regions that a selection leaves out: labelled, or assigned in an earlier round.
 
     Only the names of masks and the note of ``kwtl import`` are looked at, never a pixel of a mask.
 
@@ -46,9 +46,9 @@ def excluded_regions(
         items: the pool.
         labels: folder of the masks, of regions as ``kwtl import`` writes them, or of whole images, by name. None: this
             is a first round, and nothing is left out.
-        dataset: folder whose ``project.json`` tells what was handed out; None: nothing was.
+        dataset: folder whose ``project.json`` tells what was assigned; None: nothing was.
         rewritten: path of the ``selection.json`` that is about to be written; of a former one there, nothing counts as
-            handed out before a mask of it has come.
+            assigned before a mask of it has come.
 
     Returns:
         Regions of images of the pool.
@@ -76,13 +76,13 @@ def excluded_regions(
     if dataset is not None and rewritten is not None:
         path = relative(rewritten, dataset)
         rounds = [entry for entry in rounds if entry["masks"] or entry["selection"]["path"] != path]
-    handed = {region.key: region for entry in rounds for region in regions_of(entry)}
+    assigned = {region.key: region for entry in rounds for region in regions_of(entry)}
     open_regions = [
         region
-        for box, region in handed.items()
+        for box, region in assigned.items()
         if box not in done and keys.get(box[:2], {}).get("sha256") == region.image_sha256
     ]
-    waiting = f", {len(open_regions)} handed out and not labelled yet" if open_regions else ""
+    waiting = f", {len(open_regions)} assigned and not labelled yet" if open_regions else ""
     logger.info(f"left out: {len(labelled)} labelled regions{waiting}, and all windows that overlap them")
     return labelled + open_regions
 

@@ -82,7 +82,7 @@ def read_project(folder: str | os.PathLike) -> list[Round]:
 
 
 def regions_of(entry: Round) -> list[Region]:
-    """Return the regions that a round handed out."""
+    """Return the regions that a round assigned."""
     return [region_of(region) for region in entry["selection"]["regions"]]
 
 

@@ -92,7 +92,7 @@ def balanced(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.r
 
     Rerandomisation (Morgan and Rubin 2012). A draw is like the pool where the means of its windows' covariates
     (:func:`covariates`) are near to those of all windows, by the sum of squares of the differences in standard
-    deviations. What is labelled or handed out already counts as drawn. Of the draw the windows come in an order in
+    deviations. What is labelled or assigned already counts as drawn. Of the draw the windows come in an order in
     which the first ones are like the pool already. Drawn windows do not overlap; what is left of the budget then goes
     to the windows that keep the means nearest.
     """

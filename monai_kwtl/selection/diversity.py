@@ -90,7 +90,7 @@ def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
 
 
 def pixels_covered(pool: Sequence[ImageScores]) -> float:
-    """Count the pixels of the pool that are labelled or handed out already."""
+    """Count the pixels of the pool that are labelled or assigned already."""
     return sum(float(image.covered.sum()) for image in pool if image.covered is not None)
 
 
@@ -113,7 +113,7 @@ def _kernel(points: np.ndarray, others: np.ndarray, width: float) -> np.ndarray:
 def weight_of_scores(windows: int, pixels: float, pool: Sequence[ImageScores]) -> float:
     """Return the exponent of the scores in :func:`herding`: 0 up to one image's worth, 1 from ten, logarithmic between.
 
-    What is labelled or handed out already counts as well.
+    What is labelled or assigned already counts as well.
 
     Args:
         windows: largest number of windows.
@@ -131,7 +131,7 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     Uncertainty herding (Bae, Oliveira and Sutherland 2024): maximise ``sum_n u_n^beta max_{s in S} k(n, s)``, with the
     windows' scores rescaled to [0, 1] as ``u``, and ``k`` a Gaussian kernel as wide as the median distance. ``beta`` is
     0 at small budgets, where what is typical counts, and 1 at large ones, where doubts do (:func:`weight_of_scores`).
-    What is labelled or handed out already is in S from the start. Of more than 4096 windows, as many, evenly spread,
+    What is labelled or assigned already is in S from the start. Of more than 4096 windows, as many, evenly spread,
     stand for the pool; each window may still be taken.
     """
     points = _points(pool, "herding")
@@ -195,8 +195,8 @@ def _distant(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
 def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """Choose the windows in the middle of clusters (TypiClust, Hacohen, Dekel and Weinshall 2022, by k-means).
 
-    There is a cluster for each window that the budget holds, and for each that would hold what is labelled or handed
-    out already; clusters with a labelled window are passed over. Larger clusters come first; where the window nearest
+    There is a cluster for each window that the budget holds, and for each that would hold what is labelled or assigned
+    already; clusters with a labelled window are passed over. Larger clusters come first; where the window nearest
     to a centre may not be taken, the next nearest is.
     """
     points = _points(pool, "typical")
@@ -229,7 +229,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
 def k_centre(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """Choose the window least like any chosen before (core-set by greedy k-centre, Sener and Savarese 2018).
 
-    It begins with the window nearest to the mean of the pool, or with what is labelled or handed out already.
+    It begins with the window nearest to the mean of the pool, or with what is labelled or assigned already.
     """
     points = _points(pool, "k_centre")
     images, _ = flat_windows(pool)

@@ -112,7 +112,7 @@ class Coverage:
 def take_in_order(pool: Sequence[ImageScores], order: np.ndarray, windows: int, pixels: float) -> list[int]:
     """Take windows in the given order while the budget lasts; with a pixel budget, what does not fit is skipped.
 
-    Windows that overlap what is labelled or handed out already are left out.
+    Windows that overlap what is labelled or assigned already are left out.
     """
     order = order[free_windows(pool)[order]]
     if pixels == np.inf:
@@ -136,8 +136,8 @@ def take_apart(
     """Take the best window again and again while the budget lasts, one that overlaps none before while there is one.
 
     When every window overlaps one that was taken, or no whole one fits into the budget of pixels any more, what is left
-    of it goes to the best windows with something new to them that fit. Windows that overlap what is labelled or handed
-    out already are left out.
+    of it goes to the best windows with something new to them that fit. Windows that overlap what is labelled or
+    assigned already are left out.
 
     Args:
         pool: images.

@@ -18,7 +18,7 @@ from monai_kwtl.windows.scores import ImageScores, flat_windows
 __all__ = ["check_free", "checked_budget", "cover", "select_regions", "select_windows"]
 
 NOTHING_LEFT = (
-    "every window overlaps a region that is labelled or handed out already: add images, use a smaller --window, or "
+    "every window overlaps a region that is labelled or assigned already: add images, use a smaller --window, or "
     "--strategy coverage, which takes what is left between them"
 )
 
@@ -39,7 +39,7 @@ def select_windows(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
 
     Raises:
         KWTLError: for an unknown strategy, an empty pool, a budget larger than the pool, or where every window is
-            labelled or handed out already.
+            labelled or assigned already.
     """
     if strategy not in STRATEGIES:
         raise KWTLError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}.")
@@ -68,7 +68,7 @@ def select_regions(pool: Sequence[ImageScores], strategy: str, budget: Budget, s
 
 
 def cover(scores: ImageScores, regions: Iterable[Region]) -> ImageScores:
-    """Tell the scores of an image which of its pixels are labelled or handed out already.
+    """Tell the scores of an image which of its pixels are labelled or assigned already.
 
     Args:
         scores: of the image.
@@ -93,7 +93,7 @@ def check_free(items: Iterable[Mapping[str, Any]], window: int, step: int, regio
         items: the pool, dicts with "name", "page", "sha256", "height" and "width".
         window: side of a window, in pixels.
         step: pixels between windows.
-        regions: that are labelled or handed out already.
+        regions: that are labelled or assigned already.
     """
     for item in items:
         grid = WindowGrid(item["height"], item["width"], window, step)

@@ -24,7 +24,7 @@ def _top_k(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ran
 def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.random.Generator) -> list[int]:
     """Greedily the window with the largest sum of score that no window taken before covers.
 
-    What is labelled or handed out already counts as covered from the start.
+    What is labelled or assigned already counts as covered from the start.
     """
     if any(image.cells is None for image in pool):
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")

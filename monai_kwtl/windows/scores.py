@@ -24,7 +24,7 @@ class ImageScores:
         window_scores: mean score of each window, float64, shape (len(grid),), row-major.
         cells: sums of the score map over the grid's cells, or None where windows were scored one by one.
         foreground: predicted foreground fraction of each window, shape (len(grid),), in [0, 1].
-        covered: pixels of each cell that are labelled or handed out already, shape of ``cells``; None: none are.
+        covered: pixels of each cell that are labelled or assigned already, shape of ``cells``; None: none are.
         foreground_scores: part of each window's mean score that lies on predicted foreground: the mean of score times
             probability, shape (len(grid),).
         features: of each window, shape (len(grid), D), as :mod:`monai_kwtl.scoring.features` makes them.

@@ -107,7 +107,7 @@ def test_two_rounds_as_a_user_runs_them(place, capsys):
     assert entry["model"]["held_out_iou"] == note["held_out_iou"] and entry["model"]["sha256"] == note["sha256"]
     second = select(labels="masks", budget_windows=4, report="true")
     assert second.status == 0, second.err
-    assert "left out: 5 labelled regions, 1 handed out and not labelled yet" in second.out
+    assert "left out: 5 labelled regions, 1 assigned and not labelled yet" in second.out
     assert "the model of round 1 scores: output/images/train/model.pt" in second.out
     created = json.loads(Path("output/images/select_2/selection.json").read_text())["created_with"]
     assert created["model_sha256"] == note["sha256"] and created["left_out"] == 6
@@ -138,11 +138,11 @@ def test_no_pixel_of_a_mask_is_read_to_choose(place, rng):
     clean = Path("clean/selection.json").read_bytes()
     for path in Path("masks").glob("*.png"):
         path.write_bytes(rng.bytes(50))
-    ended = select(**options, output_dir="clean", overwrite="true")  # the former one is not handed out by that
+    ended = select(**options, output_dir="clean", overwrite="true")  # the former one is not assigned by that
     assert ended.status == 0, ended.err
     assert Path("clean/selection.json").read_bytes() == clean
     other = select(**options, output_dir="other")
-    assert other.status == 0 and "3 handed out and not labelled yet" in other.out
+    assert other.status == 0 and "3 assigned and not labelled yet" in other.out
     assert not set(boxes("other")) & set(boxes("clean"))
 
 

@@ -51,7 +51,7 @@ class ContrastLevels:
         weights = weights.reshape(-1, len(low))
         used = weights.any(axis=1)
         pairs = [(float(a), float(b)) for a in lows for b in highs]
-        self.pairs = [pair for pair, wanted in zip(pairs, used, strict=True) if wanted]
+        self.pairs = [pair for pair, enabled in zip(pairs, used, strict=True) if enabled]
         self.weights = weights[used]
 
     def needed(self, grid: WindowGrid) -> Callable[[int, slice, slice], bool]:

@@ -150,7 +150,7 @@ def predicted_tiles(
     network: nn.Module,
     inferer: TiledInferer,
     views: Sequence[Callable],
-    wanted: Callable[[int, slice, slice], bool] = lambda view, rows, columns: True,
+    enabled: Callable[[int, slice, slice], bool] = lambda view, rows, columns: True,
     describe: Describe | None = None,
 ) -> Iterator[PredictedTile]:
     """Predict an image and its views, one tile after the other.
@@ -163,7 +163,7 @@ def predicted_tiles(
         network: from network input to logits, in evaluation mode.
         inferer: says how large a tile is.
         views: with ``reach``, the pixels around one that decide what it becomes.
-        wanted: whether a view, by its number, is to be predicted in a tile, by its rows and columns.
+        enabled: whether a view, by its number, is to be predicted in a tile, by its rows and columns.
         describe: takes each tile of the padded image, and latent and logits of what the network sees of it, where it
             has a latent; None: nobody wants them.
 
@@ -185,7 +185,7 @@ def predicted_tiles(
             describe(placed.tile, latent, of_image)
             logits = [of_image.float()]
         for number, view in enumerate(views):
-            if wanted(number, *placed.kept):
+            if enabled(number, *placed.kept):
                 logits.append(predict(torch.as_tensor(view(grey[:, 0]))[:, None]))
             else:
                 logits.append(logits[0].new_empty(0))
@@ -222,13 +222,13 @@ def scored_tiles(
     views += [views[number].within(*pair) for pair in further for number in stretched]
     number_of = [pairs.index(pair) for pair in further]
 
-    def wanted(view: int, rows: slice, columns: slice) -> bool:
+    def enabled(view: int, rows: slice, columns: slice) -> bool:
         return view < own or needed is None or needed(number_of[(view - own) // len(stretched)], rows, columns)
 
     def score(logits: torch.Tensor, seen: list[torch.Tensor]) -> torch.Tensor:
         return consistency_map(logits, seen, measure=scorer.measure) if seen else entropy_map(logits)
 
-    for tile in predicted_tiles(image, network, scorer.inferer, views, wanted, describe):
+    for tile in predicted_tiles(image, network, scorer.inferer, views, enabled, describe):
         cut = lambda values, tile=tile: values[(0, 0, *tile.within)].cpu().numpy()  # noqa: E731
         seen = tile.view_logits
         whole = cut(score(tile.logits, seen[:own]))

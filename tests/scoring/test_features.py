@@ -100,6 +100,6 @@ def test_scoring_that_describes_runs_the_network_no_more_often(network):
     calls = []
     network.encoder.register_forward_hook(lambda *_: calls.append(1))
     scorer = ScoreMapInferer(inferer=TiledInferer())
-    for wanted in (False, True):
-        WindowScoreInferer(scorer, 24, 9, features=wanted)(grey(61, 83), network)
+    for enabled in (False, True):
+        WindowScoreInferer(scorer, 24, 9, features=enabled)(grey(61, 83), network)
     assert len(calls) == 2 * 4

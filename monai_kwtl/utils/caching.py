@@ -27,7 +27,7 @@ def remembering(
     kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
     lock = Lock()  # also while reading: what one thread reads another one most likely wants next
 
-    def recent(item: Mapping[str, Any]) -> np.ndarray | None:
+    def cached(item: Mapping[str, Any]) -> np.ndarray | None:
         key = item["image"], item.get("page")
         with lock:
             array = kept.pop(key) if key in kept else read(item)
@@ -39,4 +39,4 @@ def remembering(
                 kept.popitem(last=False)
             return array
 
-    return recent
+    return cached

@@ -20,25 +20,25 @@ def test_the_last_ones_are_kept():
     def item(name, page=None, size=100):
         return {"image": name, "page": page, "size": size}
 
-    recent = remembering(read, limit=250)
-    first = recent(item("a"))
-    recent(item("a", 1))
-    assert recent(item("a")) is first
-    recent(item("b"))
+    cached = remembering(read, limit=250)
+    first = cached(item("a"))
+    cached(item("a", 1))
+    assert cached(item("a")) is first
+    cached(item("b"))
     assert asked == [("a", None), ("a", 1), ("b", None)]
-    recent(item("a"))  # was used last, and is kept
-    recent(item("a", 1))
+    cached(item("a"))  # was used last, and is kept
+    cached(item("a", 1))
     assert asked[3:] == [("a", 1)]
-    recent(item("large", size=1000))
-    recent(item("large", size=1000))
+    cached(item("large", size=1000))
+    cached(item("large", size=1000))
     assert asked[4:] == [("large", None)] * 2
 
 
 def test_what_is_not_there_is_asked_for_again():
     answers = [None, np.zeros(3)]
-    recent = remembering(lambda item: answers.pop(0))
-    assert recent({"image": "a"}) is None
-    assert recent({"image": "a"}) is recent({"image": "a"})
+    cached = remembering(lambda item: answers.pop(0))
+    assert cached({"image": "a"}) is None
+    assert cached({"image": "a"}) is cached({"image": "a"})
 
 
 def test_threads_share_what_is_read():
@@ -49,7 +49,7 @@ def test_threads_share_what_is_read():
         time.sleep(0.01)
         return np.zeros(40, dtype=np.uint8)
 
-    recent = remembering(read, limit=100)
+    cached = remembering(read, limit=100)
     with ThreadPoolExecutor(max_workers=4) as threads:
-        list(threads.map(lambda number: recent({"image": "ab"[number // 20]}), range(40)))
+        list(threads.map(lambda number: cached({"image": "ab"[number // 20]}), range(40)))
     assert asked == ["a", "b"]

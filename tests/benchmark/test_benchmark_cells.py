@@ -1,4 +1,4 @@
-"""Costs and qualities of a cell against counts by hand; budgets of equal pixels; what the oracle may see."""
+"""Costs and qualities of a cell against counts by hand; budgets of equal pixels; what the annotator may see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cell: select, let the oracle label, tune, measure, and what it cost."""
+"""A cell: select, let the annotator label, tune, measure, and what it cost."""
 
 from __future__ import annotations
 

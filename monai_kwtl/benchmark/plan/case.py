@@ -135,7 +135,7 @@ class Case:
 
     @property
     def parts(self) -> tuple[Items, Items]:
-        """Pool and test images; their labels are paths, which nothing but the oracle and the measuring opens."""
+        """Pool and test images; their labels are paths, which nothing but the annotator and the measuring opens."""
         config = self.config
         block = config.target(self.target).block
         # the first splits are the same however many there are

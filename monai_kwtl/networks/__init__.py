@@ -26,8 +26,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "device": ["choose_device"],
         "fcrn": ["FCRN", "crop_to_size", "pad_to_multiple"],
         "optimize": [
+            "FusedReluConvolution",
             "HalvingMaxPool",
-            "RectifiedConvolution",
             "channels_last",
             "fold_batch_norm",
             "fuse_rectifiers",

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = [
+    "FusedReluConvolution",
     "HalvingMaxPool",
-    "RectifiedConvolution",
     "channels_last",
     "fold_batch_norm",
     "fuse_rectifiers",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-class RectifiedConvolution(nn.Module):
+class FusedReluConvolution(nn.Module):
     """A (transposed) convolution and the ReLU behind it in one call of oneDNN, which saves a pass over the memory.
 
     The values are those of both to the bit: rounding to bfloat16 and rectifying may change places. Weights are kept in
@@ -99,7 +99,7 @@ def fuse_rectifiers(network: nn.Module) -> nn.Module:
             while before >= 0 and isinstance(layers[before], nn.Identity | HalvingMaxPool):
                 before -= 1
             if before >= 0 and _simple(layers[before]):
-                sequence[before], sequence[index] = RectifiedConvolution(layers[before]), nn.Identity()
+                sequence[before], sequence[index] = FusedReluConvolution(layers[before]), nn.Identity()
     return network
 
 
@@ -140,19 +140,19 @@ class HalvingMaxPool(nn.Module):
     compares without widening them first.
 
     Args:
-        rectified: whether a ReLU comes before or at once behind: then it does not matter which of several negative
+        fused_relu: whether a ReLU comes before or at once behind: then it does not matter which of several negative
             values is taken.
     """
 
-    def __init__(self, rectified: bool = False) -> None:
+    def __init__(self, fused_relu: bool = False) -> None:
         super().__init__()
-        self.rectified = rectified
+        self.fused_relu = fused_relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the maxima, from (N, C, H, W) to (N, C, H // 2, W // 2)."""
         if x.shape[2] % 2 or x.shape[3] % 2:
             return F.max_pool2d(x, 2)
-        if self.rectified and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled():
+        if self.fused_relu and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not torch.is_grad_enabled():
             bits = x.view(torch.int16)
             largest = torch.maximum(bits[:, :, ::2, ::2], bits[:, :, ::2, 1::2])
             for column in (0, 1):
@@ -187,8 +187,8 @@ def quick_pooling(network: nn.Module) -> nn.Module:
         layers = list(sequence)
         for index, layer in enumerate(layers):
             if _is_halving(layer):
-                rectified = index > 0 and isinstance(layers[index - 1], nn.ReLU)
-                sequence[index] = HalvingMaxPool(rectified)
-                if rectified:
+                fused_relu = index > 0 and isinstance(layers[index - 1], nn.ReLU)
+                sequence[index] = HalvingMaxPool(fused_relu)
+                if fused_relu:
                     sequence[index - 1], sequence[index] = sequence[index], layers[index - 1]
     return network

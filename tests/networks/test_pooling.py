@@ -30,7 +30,7 @@ def test_maxima_are_those_of_torch(size, dtype, layout):
 def test_maxima_of_rectified_values_are_those_of_torch_whether_before_or_behind(size, dtype, layout):
     x = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype=dtype, memory_format=layout)
     x[0, 0, 0, 0], x[1, 2, 1, 1] = float("inf"), 0.0
-    pool = HalvingMaxPool(rectified=True)
+    pool = HalvingMaxPool(fused_relu=True)
     with torch.no_grad():
         assert torch.equal(F.relu(pool(x)), F.max_pool2d(F.relu(x), 2))
         found = pool(F.relu(x))
@@ -43,12 +43,12 @@ def test_maxima_of_rectified_values_are_those_of_torch_whether_before_or_behind(
 def test_a_network_that_gives_no_numbers_is_not_hidden_by_pooling():
     for value in (float("nan"), -float("nan")):
         with torch.no_grad():
-            assert HalvingMaxPool(rectified=True)(torch.full((1, 1, 4, 4), value, dtype=torch.bfloat16)).isnan().all()
+            assert HalvingMaxPool(fused_relu=True)(torch.full((1, 1, 4, 4), value, dtype=torch.bfloat16)).isnan().all()
 
 
 def test_gradients_pass_through():
     x = torch.randn(1, 2, 4, 6, dtype=torch.bfloat16, requires_grad=True)
-    HalvingMaxPool(rectified=True)(x).float().sum().backward()
+    HalvingMaxPool(fused_relu=True)(x).float().sum().backward()
     assert x.grad.sum() == 2 * 2 * 3
 
 

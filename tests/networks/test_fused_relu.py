@@ -12,8 +12,8 @@ from torch import nn
 from monai_kwtl.networks import optimize
 from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.networks.optimize import (
+    FusedReluConvolution,
     HalvingMaxPool,
-    RectifiedConvolution,
     channels_last,
     fold_batch_norm,
     fuse_rectifiers,
@@ -31,7 +31,7 @@ def folded(**options):
 def test_logits_keep_their_bits(size, amp):
     plain = folded()
     fused = fuse_rectifiers(copy.deepcopy(plain))
-    assert sum(isinstance(m, RectifiedConvolution) for m in fused.modules()) == 7
+    assert sum(isinstance(m, FusedReluConvolution) for m in fused.modules()) == 7
     assert not any(isinstance(m, nn.ReLU) for m in fused.modules())
     x = torch.randn(1, 1, *size)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
@@ -54,19 +54,19 @@ def test_without_onednn_the_layers_are_called(monkeypatch):
     layer = nn.Conv2d(1, 3, 3)
     x = torch.randn(1, 1, 9, 8)
     with torch.no_grad():
-        assert torch.equal(RectifiedConvolution(layer)(x), F.relu(layer(x)))
+        assert torch.equal(FusedReluConvolution(layer)(x), F.relu(layer(x)))
 
 
 def test_gradients_pass():
     layer = nn.Conv2d(1, 3, 3)
-    RectifiedConvolution(layer)(torch.randn(1, 1, 9, 8)).sum().backward()
+    FusedReluConvolution(layer)(torch.randn(1, 1, 9, 8)).sum().backward()
     assert layer.weight.grad.abs().sum() > 0
 
 
 def test_double_precision_stays():
     layer = nn.Conv2d(1, 3, 3).double()
     with torch.no_grad():
-        assert RectifiedConvolution(layer)(torch.randn(1, 1, 9, 8).double()).dtype == torch.float64
+        assert FusedReluConvolution(layer)(torch.randn(1, 1, 9, 8).double()).dtype == torch.float64
 
 
 def test_only_convolutions_that_a_relu_follows_are_changed():
@@ -77,4 +77,4 @@ def test_only_convolutions_that_a_relu_follows_are_changed():
     assert list(fuse_rectifiers(nn.Sequential(nn.ReLU(), *kept)))[1:] == kept
     changed = fuse_rectifiers(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity(), HalvingMaxPool(), nn.ReLU()))
     kinds = [type(layer) for layer in changed]
-    assert kinds == [RectifiedConvolution, nn.Identity, HalvingMaxPool, nn.Identity]
+    assert kinds == [FusedReluConvolution, nn.Identity, HalvingMaxPool, nn.Identity]

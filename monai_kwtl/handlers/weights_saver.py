@@ -60,14 +60,14 @@ class WeightsSaver:
 
     def __call__(self, engine: Engine) -> None:
         """Save, when the training is completed, and note its steps, its results and the fingerprint of its settings."""
-        facts = {"fingerprint": fingerprint(self.created_with), "steps": engine.state.iteration, **results_of(engine)}
-        self.save(facts)
+        results = {"fingerprint": fingerprint(self.created_with), "steps": engine.state.iteration, **results_of(engine)}
+        self.save(results)
 
-    def save(self, facts: Mapping[str, Any] | None = None) -> None:
+    def save(self, results: Mapping[str, Any] | None = None) -> None:
         """Fit the statistics, write weights and note; of several processes the first one does.
 
         Args:
-            facts: results to add to the note.
+            results: results to add to the note.
 
         Raises:
             KWTLError: when the weights or the statistics are not finite; nothing is written then.
@@ -85,6 +85,6 @@ class WeightsSaver:
             )
         save_atomically(state, self.path)
         described = network_note(network, self.rescale)
-        note = {**self.created_with, **(facts or {}), "sha256": file_sha256(self.path)}
+        note = {**self.created_with, **(results or {}), "sha256": file_sha256(self.path)}
         note |= {} if described is None else {"network": described}
         write_text(self.path.with_suffix(".json"), json.dumps(note, indent=2, sort_keys=True, default=str) + "\n")

@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "curve",
             "curve_of",
             "expect_selection",
-            "mask_facts",
+            "mask_results",
             "note_masks",
             "note_missed",
             "note_selection",

@@ -35,7 +35,7 @@ __all__ = [
     "curve",
     "curve_of",
     "expect_selection",
-    "mask_facts",
+    "mask_results",
     "note_masks",
     "note_missed",
     "note_selection",
@@ -104,7 +104,7 @@ def note_missed(dataset: str | os.PathLike) -> None:
                 logger.info(f"{os.path.relpath(selection)} was written, but not noted: it is a round now")
 
 
-def mask_facts(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> dict[str, Any]:
+def mask_results(folder: str | os.PathLike, records: Iterable[MaskRecord]) -> dict[str, Any]:
     """Return the number of masks of a round, their pixels, and their fraction of foreground."""
     records = list(records)
     masks = [read_label({"label": str(Path(folder, record.mask))}) for record in records]
@@ -129,12 +129,12 @@ def note_masks(dataset: str | os.PathLike, labels: str | os.PathLike) -> bool:
     for record in read_record(labels):
         if Path(labels, record.mask).is_file():
             by_selection.setdefault(record.selection_sha256, []).append(record)
-    facts = {sha256: mask_facts(labels, records) for sha256, records in by_selection.items()}
+    results = {sha256: mask_results(labels, records) for sha256, records in by_selection.items()}
 
     def change(rounds: list[Round]) -> list[Round] | None:
         changed = False
         for entry in rounds:
-            found = facts.get(entry["selection"]["sha256"])
+            found = results.get(entry["selection"]["sha256"])
             if found is not None:
                 found = {"path": relative(labels, dataset), **found}
                 former = {key: value for key, value in (entry["masks"] or {}).items() if key != "time"}
@@ -194,8 +194,8 @@ def note_training(
         mine[-1]["model"] = model
         if selection is not None:  # masks that were not imported
             regions = sum(len(entry.get("regions", ())) for entry in entries)
-            facts = {"regions": regions, "pixels": known, "foreground": filled / max(known, 1)}
-            mine[-1]["masks"] = {"path": relative(labels, dataset), "time": now(), "source": "", **facts}
+            results = {"regions": regions, "pixels": known, "foreground": filled / max(known, 1)}
+            mine[-1]["masks"] = {"path": relative(labels, dataset), "time": now(), "source": "", **results}
         return rounds
 
     update_project(dataset, change)

@@ -27,7 +27,7 @@ from monai_kwtl.data.pool import load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.exchange.handout import export_regions, import_regions
 from monai_kwtl.project import project_file
-from monai_kwtl.project.history import curve, mask_facts
+from monai_kwtl.project.history import curve, mask_results
 from monai_kwtl.project.mask_index import MaskRecord, read_record, write_record
 from monai_kwtl.project.next_round import excluded_regions, predicting_weights, scoring_weights
 from monai_kwtl.project.project_file import read_project, update_project
@@ -355,13 +355,13 @@ def test_the_last_model_predicts_where_it_is_there(place, caplog):
     assert caplog.messages[-1] == "the model of round 1 predicts: start.pt"
 
 
-def test_facts_of_masks_are_counted(tmp_path):
+def test_results_of_masks_are_counted(tmp_path):
     for name, rows in (("a.png", 3), ("b.png", 0)):
         mask = np.zeros((10, 12), dtype=np.uint8)
         mask[:rows] = 255
         Image.fromarray(mask).save(tmp_path / name)
     records = [MaskRecord(n, region("i", x, 0, 12, 10), "0" * 64, "png") for x, n in enumerate(("a.png", "b.png"))]
-    assert mask_facts(tmp_path, records) == {"source": "png", "regions": 2, "pixels": 240, "foreground": 0.15}
+    assert mask_results(tmp_path, records) == {"source": "png", "regions": 2, "pixels": 240, "foreground": 0.15}
     write_record(tmp_path, records)
     assert read_record(tmp_path) == records
 

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "command_line",
             "read_flags",
         ],
-        "paths": ["bundle_root", "find_bundle", "place"],
+        "paths": ["bundle_root", "find_bundle", "stage_paths"],
         "presets": ["PRESETS", "choose_strategy", "default_strategy", "preset_value"],
         "pretext": ["auto_pretext"],
         "provenance": ["score_settings", "versions"],

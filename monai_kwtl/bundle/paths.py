@@ -15,7 +15,7 @@ from monai_kwtl.readers.image_files import SUFFIXES, has_suffix
 from monai_kwtl.synthetic import make_demo_pool
 from monai_kwtl.utils.distributed import on_main_process
 
-__all__ = ["bundle_root", "find_bundle", "place"]
+__all__ = ["bundle_root", "find_bundle", "stage_paths"]
 
 
 def find_bundle(given: str | os.PathLike | None = None) -> Path:
@@ -45,14 +45,14 @@ def bundle_root() -> str:
     return "." if os.path.isfile("configs/metadata.json") else str(find_bundle())
 
 
-class Place(NamedTuple):
+class StagePaths(NamedTuple):
     """Input and output folders of a stage."""
 
     dataset: Path
     output: Path
 
 
-def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: bool = False) -> Place:
+def stage_paths(dataset_dir: str | None, output_dir: str | None, stage: str, further: bool = False) -> StagePaths:
     """Return the data set and the output folder of a stage.
 
     Args:
@@ -69,7 +69,7 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: 
         output = Path("output/demo", stage) if output_dir is None else Path(str(output_dir))
         pool = output.parent / "pool" if output_dir is None else output / "pool"
         on_main_process(partial(make_demo_pool, pool))
-        return Place(pool, output)
+        return StagePaths(pool, output)
     dataset = Path(str(dataset_dir))
     name = dataset.resolve().name or "images"
     output = Path("output", name, stage) if output_dir is None else Path(str(output_dir))
@@ -79,7 +79,7 @@ def place(dataset_dir: str | None, output_dir: str | None, stage: str, further: 
     images = dataset / "images" if (dataset / "images").is_dir() else dataset
     if output.is_dir() and images.is_dir() and output.samefile(images) and _holds_images(images):
         raise KWTLError(f"{output} is the folder of the images themselves; choose another --output_dir.")
-    return Place(dataset, output)
+    return StagePaths(dataset, output)
 
 
 def _holds_images(folder: Path) -> bool:

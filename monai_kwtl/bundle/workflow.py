@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_kwtl.bundle.failures import install_error_hook
 from monai_kwtl.bundle.options import RUN_ARGUMENTS, check_command_line, checked_options, command_line
-from monai_kwtl.bundle.paths import Place
+from monai_kwtl.bundle.paths import StagePaths
 from monai_kwtl.errors import KWTLError, as_bool
 from monai_kwtl.inferers.memory import keep_freed_memory
 from monai_kwtl.networks.weights import existing_checkpoint
@@ -50,9 +50,9 @@ def start(several: bool = False) -> None:
     check_command_line()
 
 
-def project_folder(place: Place, project: bool | str = True) -> Path | None:
+def project_folder(paths: StagePaths, project: bool | str = True) -> Path | None:
     """Return the folder whose ``project.json`` a stage reads and writes; None where ``project`` is false."""
-    return place.dataset if as_bool(project, "project") else None
+    return paths.dataset if as_bool(project, "project") else None
 
 
 def scoring_settings(inferer: Any, adapter: Any, weights: str | os.PathLike) -> dict[str, Any]:

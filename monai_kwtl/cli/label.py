@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_kwtl.bundle.paths import find_bundle, place
+from monai_kwtl.bundle.paths import find_bundle, stage_paths
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.utils.checks import print_checks
 from monai_kwtl.utils.text import format_table
@@ -99,7 +99,7 @@ def _start(options: argparse.Namespace) -> int:
     studies = Studies(options.studies)
     items = studies.items()
     bundle = find_bundle(options.bundle)
-    app_dir = make_app(options.app or place(options.studies, None, "label").output, bundle)
+    app_dir = make_app(options.app or stage_paths(options.studies, None, "label").output, bundle)
     weights = make_weights(app_dir, options.studies, items, bundle, options.model, options.pretext)
     print(f"images:  {len(items)} in {studies.image_dir}\napp:     {app_dir}\nweights: {weights}", flush=True)
     if options.prepare_only:

@@ -51,7 +51,7 @@ def home(tmp_path_factory):
 def options_of(config):
     """The options of a stage: what stands above its first part, and is not found out by itself."""
     names = list(config)
-    return [name for name in names[names.index("imports") + 1 : names.index("place")] if name != "bundle_root"]
+    return [name for name in names[names.index("imports") + 1 : names.index("paths")] if name != "bundle_root"]
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------------
@@ -382,14 +382,14 @@ def test_an_interrupted_stage_says_so(capsys, monkeypatch):
 
 
 def test_results_are_not_put_among_the_images(home, tmp_path):
-    assert paths.place(str(home / "my_images"), str(tmp_path), "select").output == tmp_path
-    assert paths.place(str(home / "my_images"), str(home / "my_images"), "select").output == home / "my_images"
+    assert paths.stage_paths(str(home / "my_images"), str(tmp_path), "select").output == tmp_path
+    assert paths.stage_paths(str(home / "my_images"), str(home / "my_images"), "select").output == home / "my_images"
     (tmp_path / "link").symlink_to(home / "my_images" / "images")
     for folder in (home / "my_images" / "images", tmp_path / "link"):
         with pytest.raises(KWTLError, match="is the folder of the images themselves; choose another --output_dir"):
-            paths.place(str(home / "my_images" / "images"), str(folder), "inference")
+            paths.stage_paths(str(home / "my_images" / "images"), str(folder), "inference")
         with pytest.raises(KWTLError, match="themselves"):
-            paths.place(str(home / "my_images"), str(folder), "inference")
+            paths.stage_paths(str(home / "my_images"), str(folder), "inference")
 
 
 def test_values_that_are_not_finite_are_found():

@@ -18,7 +18,7 @@ from torch import nn
 import monai_kwtl
 from monai_kwtl.bundle import paths
 from monai_kwtl.bundle.failures import install_error_hook
-from monai_kwtl.bundle.paths import bundle_root, find_bundle, place
+from monai_kwtl.bundle.paths import bundle_root, find_bundle, stage_paths
 from monai_kwtl.bundle.provenance import score_settings, versions
 from monai_kwtl.bundle.workflow import start
 from monai_kwtl.errors import KWTLError
@@ -125,20 +125,20 @@ def test_a_device_that_is_not_there_is_refused(device):
 def test_results_are_named_after_data_set_and_stage(tmp_path, monkeypatch):
     images = tmp_path / "my images"
     images.mkdir()
-    assert place(str(images), None, "select") == (images, Path("output/my images/select"))
-    assert place("data/tnbc/", "there", "train") == (Path("data/tnbc"), Path("there"))
-    assert place("/", None, "select").output == Path("output/images/select")
+    assert stage_paths(str(images), None, "select") == (images, Path("output/my images/select"))
+    assert stage_paths("data/tnbc/", "there", "train") == (Path("data/tnbc"), Path("there"))
+    assert stage_paths("/", None, "select").output == Path("output/images/select")
     monkeypatch.chdir(images)
-    assert place(".", None, "select") == (Path("."), Path("output/my images/select"))
+    assert stage_paths(".", None, "select") == (Path("."), Path("output/my images/select"))
     assert list(images.iterdir()) == [], "nothing is made"
 
 
 def test_without_a_data_set_there_is_the_demo_pool(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(paths, "make_demo_pool", made.append)
-    assert place(None, None, "select") == (Path("output/demo/pool"), Path("output/demo/select"))
-    assert place(None, None, "pretext").dataset == Path("output/demo/pool"), "the stages share it"
-    assert place(None, tmp_path / "out", "select") == (tmp_path / "out" / "pool", tmp_path / "out")
+    assert stage_paths(None, None, "select") == (Path("output/demo/pool"), Path("output/demo/select"))
+    assert stage_paths(None, None, "pretext").dataset == Path("output/demo/pool"), "the stages share it"
+    assert stage_paths(None, tmp_path / "out", "select") == (tmp_path / "out" / "pool", tmp_path / "out")
     assert made == [Path("output/demo/pool"), Path("output/demo/pool"), tmp_path / "out" / "pool"]
 
 
@@ -146,8 +146,8 @@ def test_results_do_not_go_among_the_images(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "images" / "a.png").write_bytes(b"")
     with pytest.raises(KWTLError, match="is the folder of the images themselves; choose another --output_dir"):
-        place(str(tmp_path / "data"), str(tmp_path / "data" / "images"), "inference")
-    assert place(str(tmp_path / "data"), str(tmp_path / "data"), "inference").output == tmp_path / "data"
+        stage_paths(str(tmp_path / "data"), str(tmp_path / "data" / "images"), "inference")
+    assert stage_paths(str(tmp_path / "data"), str(tmp_path / "data"), "inference").output == tmp_path / "data"
 
 
 def test_without_a_command_line_the_root_is_the_current_folder_where_it_is_a_bundle_else_ours(tmp_path, monkeypatch):

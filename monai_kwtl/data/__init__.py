@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     ],
     submod_attrs={
         "crop_images": ["CropImage", "draw_start"],
-        "crop_sampler": ["PLACES", "PlaceBank", "matching_chances"],
+        "crop_sampler": ["CropSampler", "PLACES", "matching_chances"],
         "crops": ["CropDataset", "GridCropDataset", "crop_dataset", "prepare_crops"],
         "folders": ["base_name", "find_images"],
         "loading": ["LoadMicroscopyd", "describe_label_values", "read_image", "read_label", "support_hash"],

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 
 from monai_kwtl.errors import KWTLError, check_number
 
-__all__ = ["PLACES", "PlaceBank", "matching_chances"]
+__all__ = ["CropSampler", "PLACES", "matching_chances"]
 
 PLACES = 4096  # drawn once for a data set
 FEWEST = 0.1  # of the places, as an effective number, that crops are still spread over
@@ -57,7 +57,7 @@ def matching_chances(foreground: np.ndarray, known: np.ndarray, share: float, fe
     return chances(sign * end)
 
 
-class PlaceBank:
+class CropSampler:
     """Many places drawn once as a data set draws them, from which crops then take theirs by :func:`matching_chances`.
 
     Args:

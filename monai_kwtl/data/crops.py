@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from monai_kwtl.data.crop_images import CropImage, draw_start
-from monai_kwtl.data.crop_sampler import PlaceBank
+from monai_kwtl.data.crop_sampler import CropSampler
 from monai_kwtl.errors import KWTLError, as_bool, check_whole_number
 from monai_kwtl.transforms.functional import normalize
 from monai_kwtl.transforms.photometric import photometric
@@ -82,7 +82,7 @@ class CropDataset(Dataset):
         world_size: number of processes; None asks as well.
         photometric: whether grey values are changed at random as well, see :mod:`monai_kwtl.transforms.photometric`.
         foreground: fraction of foreground, in (0, 1), that the known pixels of the crops shall have on average, such as
-            that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.data.PlaceBank` weighs,
+            that of the pool; places are then drawn from 4096 that a :class:`monai_kwtl.data.CropSampler` weighs,
             and come as near to it as the labels allow. None draws them as said above.
 
     Raises:
@@ -122,10 +122,10 @@ class CropDataset(Dataset):
         known = any(image.known is None or image.known.any() for image in self.images)
         if not known or not self._chances[-1]:
             raise KWTLError("there is no labelled pixel to train on; give labelled images, or masks of regions.")
-        self.bank: PlaceBank | None = None
+        self.sampler: CropSampler | None = None
         if foreground is not None:
             rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(0, 0, 0)))
-            self.bank = PlaceBank(self._any_place, self._counts, foreground, rng)
+            self.sampler = CropSampler(self._any_place, self._counts, foreground, rng)
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -178,7 +178,7 @@ class CropDataset(Dataset):
 
     def _place(self, step: int, index: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """Return the number of the image, top row and left column of a crop."""
-        return self._any_place(rng) if self.bank is None else self.bank.draw(rng)
+        return self._any_place(rng) if self.sampler is None else self.sampler.draw(rng)
 
     def _counts(self, number: int, y: int, x: int) -> tuple[int, int]:
         """Count the known foreground pixels and known pixels of a crop."""
@@ -317,8 +317,10 @@ def crop_dataset(
     shared = {"size": crop, "batch_size": batch_size, "seed": seed, "photometric": photometric}
     if schedule == "steps":
         crops = CropDataset(data, steps=steps, **shared, foreground=share if matched else None)
-        if crops.bank is not None:
-            logger.info(f"crops are drawn so that {100 * crops.bank.share:.1f} % of their known pixels are foreground")
+        if crops.sampler is not None:
+            logger.info(
+                f"crops are drawn so that {100 * crops.sampler.share:.1f} % of their known pixels are foreground"
+            )
         return crops
     if schedule == "paper" and matched:
         raise KWTLError("match_foreground draws crops anew in each step, and the paper's schedule has a grid; use one.")

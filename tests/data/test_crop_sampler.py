@@ -89,13 +89,13 @@ def item(seed, known=False):
 def test_known_pixels_of_many_crops_have_the_share(share, known):
     dataset = CropDataset([item(1, known), item(2)], size=24, batch_size=400, seed=3, foreground=share)
     top = bottom = 0.0
-    for q, (number, y, x) in zip(dataset.bank.chances, dataset.bank.places, strict=True):  # brute force
+    for q, (number, y, x) in zip(dataset.sampler.chances, dataset.sampler.places, strict=True):  # brute force
         source = dataset.images[number]
         inside = np.s_[y : y + 24, x : x + 24]
         mask = np.ones((24, 24), dtype=bool) if source.known is None else source.known[inside]
         top, bottom = top + q * source.label[inside][mask].sum(), bottom + q * mask.sum()
     assert top / bottom == pytest.approx(share, abs=1e-9)
-    assert dataset.bank.share == pytest.approx(share, abs=1e-9)
+    assert dataset.sampler.share == pytest.approx(share, abs=1e-9)
     batches = [dataset.crop_batch(step) for step in range(4)]
     seen = [float((b["label"] * b["known"]).sum()) for b in batches], [float(b["known"].sum()) for b in batches]
     assert sum(seen[0]) / sum(seen[1]) == pytest.approx(share, abs=0.03)
@@ -104,13 +104,13 @@ def test_known_pixels_of_many_crops_have_the_share(share, known):
 def test_a_share_out_of_reach_is_come_near_to():
     dataset = CropDataset([item(1)], size=24, foreground=0.99)
     plain = np.mean(dataset.images[0].label)
-    assert plain + 0.1 < dataset.bank.share < 0.99
-    assert 1 / (dataset.bank.chances**2).sum() == pytest.approx(FEWEST * PLACES, rel=1e-3)
+    assert plain + 0.1 < dataset.sampler.share < 0.99
+    assert 1 / (dataset.sampler.chances**2).sum() == pytest.approx(FEWEST * PLACES, rel=1e-3)
 
 
 def test_crops_are_a_function_of_seed_and_step():
     one, same, other = (CropDataset([item(1)], size=24, seed=s, foreground=0.3) for s in (1, 1, 2))
-    assert one.bank.places == same.bank.places != other.bank.places
+    assert one.sampler.places == same.sampler.places != other.sampler.places
     late = same.crop_batch(7)
     for step in range(3):
         one.crop_batch(step)

@@ -330,12 +330,12 @@ def test_photometric_changes_and_a_share_of_foreground_are_passed_on():
     for schedule in ("steps", "paper"):
         dataset = crop_dataset(schedule, data((65, 90)), 9, 100, 32, 16, 3, 5, photometric=True)
         assert dataset.photometric is True
-        assert dataset.bank is None
+        assert dataset.sampler is None
     matched = {"match_foreground": True, "share": 0.4}
-    assert crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched).bank is not None
+    assert crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched).sampler is not None
     told = {"photometric": "false", "match_foreground": "false", "share": 0.4}  # as monai.bundle run leaves it
     dataset = crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **told)
-    assert dataset.photometric is False and dataset.bank is None
+    assert dataset.photometric is False and dataset.sampler is None
     with pytest.raises(KWTLError, match="the paper's schedule has a grid"):
         crop_dataset("paper", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched)
 

@@ -9,7 +9,7 @@ from skimage.draw import polygon
 
 from monai_kwtl.synthetic.looks import Look
 
-__all__ = ["Cells", "Outlines", "paint", "place"]
+__all__ = ["Cells", "Outlines", "paint", "scatter_cells"]
 
 _ANGLES = np.linspace(0, 2 * np.pi, 96, endpoint=False)
 _HARMONICS = np.arange(2, 7)
@@ -111,7 +111,7 @@ def paint(outlines: Outlines, shape: tuple[int, int]) -> Cells:
     return Cells(labels, depth, outlines)
 
 
-def place(
+def scatter_cells(
     shape: tuple[int, int],
     look: Look,
     rng: np.random.Generator,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.draw import line_aa
 
-from monai_kwtl.synthetic.cells import Cells, Outlines, paint, place
+from monai_kwtl.synthetic.cells import Cells, Outlines, paint, scatter_cells
 from monai_kwtl.synthetic.fields import fibrous, smooth_noise
 from monai_kwtl.synthetic.looks import Look
 
@@ -68,7 +68,7 @@ def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.
         Intensity in units of full scale, float32, and the mask of the nuclei, bool.
     """
     crowd = replace(look, clustering=min(0.95, look.clustering * (0.6 + 0.8 * difficulty)))
-    cells = place(shape, crowd, rng, _patchy(shape, rng))
+    cells = scatter_cells(shape, crowd, rng, _patchy(shape, rng))
     n = len(cells.outlines)
     level = np.exp((0.15 + 0.3 * difficulty) * rng.normal(0, 1, n).clip(-2, 2))
     level[rng.random(n) < 0.04 * look.clutter] *= 1.8
@@ -77,7 +77,7 @@ def fluorescence(shape: tuple[int, int], look: Look, difficulty: float, rng: np.
     texture = np.exp(look.texture * (0.13 * _chromatin(shape, look.radius, rng) - 0.35 * nucleoli))
     signal = cells.per_cell(level) * dome * texture
 
-    ghosts = place(shape, replace(look, coverage=0.4 * look.coverage, radius=1.1 * look.radius), rng)
+    ghosts = scatter_cells(shape, replace(look, coverage=0.4 * look.coverage, radius=1.1 * look.radius), rng)
     ghost_level = ghosts.per_cell(rng.uniform(0.1, 0.6, len(ghosts.outlines)))
     out_of_focus = ndimage.gaussian_filter(ghost_level, 0.35 * look.radius) * difficulty
     scatter = ndimage.gaussian_filter(signal, 0.7 * look.radius) * (0.06 + 0.12 * difficulty)
@@ -109,13 +109,13 @@ def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.rando
     """
     nests = 1 / (1 + np.exp(-4 * smooth_noise(shape, max(5 * look.radius, 30), rng) - rng.uniform(-2, 2)))
     fibres, direction = fibrous(shape, 5 * look.radius, max(1.2, look.radius / 9), rng)
-    holes = place(
+    holes = scatter_cells(
         shape,
         Look(radius=look.radius * rng.uniform(2, 5), spread=0.5, wobble=0.12, coverage=rng.choice([0, 0.04, 0.2])),
         rng,
     )
     free = 1 - holes.inside
-    cells = place(shape, look, rng, (0.2 + 0.8 * nests) * free, direction)
+    cells = scatter_cells(shape, look, rng, (0.2 + 0.8 * nests) * free, direction)
     n = len(cells.outlines)
 
     fine = smooth_noise(shape, max(0.9, look.radius / 12), rng)
@@ -134,7 +134,7 @@ def section(shape: tuple[int, int], look: Look, difficulty: float, rng: np.rando
     eosin = np.clip(nests * plasm + (1 - nests) * stroma, 0.02, None)
     wall = np.exp(-((holes.depth / 0.04) ** 2))
     eosin = np.where(holes.inside, 0.02 + 0.35 * wall, eosin)
-    other_plane = place(shape, replace(look, coverage=0.5 * look.coverage), rng, 0.9 * free)
+    other_plane = scatter_cells(shape, replace(look, coverage=0.5 * look.coverage), rng, 0.9 * free)
     blurred = ndimage.gaussian_filter(other_plane.inside.astype(np.float32), 0.3 * look.radius) * 0.45 * difficulty
     grains = _specks(shape, look, look.clutter * shape[0] * shape[1] / 1e6 * (10 + 40 * difficulty), rng)
     dirt = look.clutter * grains.per_cell(rng.uniform(0.2, 0.9, len(grains.outlines)))
@@ -156,7 +156,7 @@ def culture(shape: tuple[int, int], look: Look, difficulty: float, rng: np.rando
     Returns:
         Intensity in units of full scale, float32, and the mask of the cells, bool.
     """
-    cells = place(shape, look, rng, _patchy(shape, rng))
+    cells = scatter_cells(shape, look, rng, _patchy(shape, rng))
     n = len(cells.outlines)
     sign = 1 if look.bright else -1
     level = np.exp((0.15 + 0.2 * difficulty) * rng.normal(0, 1, n).clip(-2, 2))

@@ -21,7 +21,7 @@ from monai_kwtl.networks.batch_norm import (
 )
 from monai_kwtl.networks.fcrn import pad_to_multiple
 from monai_kwtl.networks.optimize import channels_last, fold_batch_norm, fuse_rectifiers, quick_pooling
-from monai_kwtl.utils.distributed import gathered, share
+from monai_kwtl.utils.distributed import gathered, scatter
 
 __all__ = ["BatchNormAdapter"]
 
@@ -63,7 +63,7 @@ class BatchNormAdapter:
         The result is that of one process, to the bit. Where this is not called, :meth:`ready` works alone.
         """
         if self._ready is None:
-            self._ready = self._adapted(share, gathered)
+            self._ready = self._adapted(scatter, gathered)
 
     def ready(self) -> nn.Module:
         """Return the adapted network, folded for inference; the work is done once."""

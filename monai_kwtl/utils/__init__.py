@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "local_rank",
             "on_main_process",
             "ranks",
-            "share",
+            "scatter",
             "start",
             "started_together",
             "stop",

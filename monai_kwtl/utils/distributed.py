@@ -33,7 +33,7 @@ __all__ = [
     "local_rank",
     "on_main_process",
     "ranks",
-    "share",
+    "scatter",
     "start",
     "started_together",
     "stop",
@@ -212,14 +212,14 @@ def agreed(items: Sequence[Any]) -> list[Any]:
     return on_main_process(lambda: list(items))
 
 
-def share(items: Sequence[Any]) -> list[Any]:
+def scatter(items: Sequence[Any]) -> list[Any]:
     """Return this process's part of a list: every n-th element of the list that the first process has."""
     rank, count = ranks()
     return agreed(items)[rank::count]
 
 
 def gathered(mine: Sequence[Any]) -> list[Any]:
-    """Gather the results of all processes' parts of a list, in the order of the list that :func:`share` divided."""
+    """Gather the results of all processes' parts of a list, in the order of the list that :func:`scatter` divided."""
     rank, count = ranks()
     if count == 1:
         return list(mine)

@@ -232,7 +232,7 @@ def one_of_two(folder):
     distributed.start("cpu", 60)
     rank = distributed.ranks().rank
     saved = {"ranks": tuple(distributed.ranks()), "main": distributed.is_main_process()}
-    saved["share"] = distributed.share([10 * rank + i for i in range(5 - rank)])
+    saved["share"] = distributed.scatter([10 * rank + i for i in range(5 - rank)])
     saved["told"] = distributed.on_main_process(lambda: ("by", rank, tuple(distributed.ranks())))
     with distributed.alone():
         saved["alone"] = tuple(distributed.ranks())
@@ -373,7 +373,7 @@ def test_a_synchronised_network_is_one_for_a_single_process_again():
 
 def test_one_process_is_alone(tmp_path):
     assert distributed.ranks() == (0, 1)
-    assert distributed.share("abc") == ["a", "b", "c"]
+    assert distributed.scatter("abc") == ["a", "b", "c"]
     assert distributed.on_main_process(lambda: 5) == 5
     distributed.barrier()
     distributed.stop()

@@ -251,7 +251,7 @@ class LossOverProcesses(nn.Module):
 
 
 def loss_function(
-    foreground_weight: str | float, dataset: Any, loss: str = "weighted", share: float | None = None
+    foreground_weight: str | float, dataset: Any, loss: str = "weighted", fraction: float | None = None
 ) -> ForegroundWeightedBCE | DiceBCE:
     """Make the loss of a training stage.
 
@@ -261,7 +261,7 @@ def loss_function(
             ``none`` for ``dice_bce``, whose Dice part makes up for rare foreground by itself.
         dataset: a :class:`monai_kwtl.data.crops.CropDataset`, which knows the weight of the whole data set.
         loss: ``weighted``, cross-entropy alone, or ``dice_bce``, with a Dice loss.
-        share: predicted fraction of foreground of the pool, in (0, 1), for ``pool``.
+        fraction: predicted fraction of foreground of the pool, in (0, 1), for ``pool``.
 
     Raises:
         KWTLError: for anything else.
@@ -277,8 +277,8 @@ def loss_function(
         weight = dataset.positive_weight()
     elif weight == "none":
         weight = 1.0
-    elif weight == "pool" and share is not None:
-        weight = (1 - share) / share
+    elif weight == "pool" and fraction is not None:
+        weight = (1 - fraction) / fraction
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
         raise KWTLError(
             f"foreground_weight must be auto, crop, dataset, pool, none or a number above 0, got {foreground_weight!r}."

@@ -148,9 +148,9 @@ def plain_loop(images: list[np.ndarray], masks: list[np.ndarray], ckpt: Path, cr
         pixels, label = (
             torch.from_numpy(np.stack(planes)[:, None].astype(np.float32)) for planes in zip(*crops, strict=True)
         )
-        share = label.mean().clamp(0.02, 0.98)
+        fraction = label.mean().clamp(0.02, 0.98)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            network(pixels / 127.5 - 1.0), label, pos_weight=(1 - share) / share
+            network(pixels / 127.5 - 1.0), label, pos_weight=(1 - fraction) / fraction
         )
         optimizer.zero_grad()
         loss.backward()

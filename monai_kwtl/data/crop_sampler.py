@@ -15,25 +15,25 @@ PLACES = 4096  # drawn once for a data set
 FEWEST = 0.1  # of the places, as an effective number, that crops are still spread over
 
 
-def matching_chances(foreground: np.ndarray, known: np.ndarray, share: float, fewest: float = FEWEST) -> np.ndarray:
+def matching_chances(foreground: np.ndarray, known: np.ndarray, fraction: float, fewest: float = FEWEST) -> np.ndarray:
     """Return chances of places, as even as possible, that give the foreground a wanted fraction of the known pixels.
 
-    Of all chances q with ``sum q foreground = share * sum q known`` these are nearest to even ones (least
-    Kullback-Leibler divergence): ``q_i = exp(a d_i) / sum_j exp(a d_j)`` with ``d_i = foreground_i - share * known_i``,
-    where a solves ``sum_i q_i d_i = 0``; that sum grows with a. a goes only so far that the effective number of places,
-    ``1 / sum q^2``, which falls as a departs from 0, is still ``fewest`` of them: the share is then as near to the
-    wanted one as that allows.
+    Of all chances q with ``sum q foreground = fraction * sum q known`` these are nearest to even ones (least
+    Kullback-Leibler divergence): ``q_i = exp(a d_i) / sum_j exp(a d_j)`` with
+    ``d_i = foreground_i - fraction * known_i``, where a solves ``sum_i q_i d_i = 0``; that sum grows with a. a goes
+    only so far that the effective number of places, ``1 / sum q^2``, which falls as a departs from 0, is still
+    ``fewest`` of them: the fraction is then as near to the wanted one as that allows.
 
     Args:
         foreground: known foreground pixels at each place, (n,), n at least 1.
         known: known pixels at each place, (n,).
-        share: wanted share, in (0, 1).
+        fraction: wanted fraction, in (0, 1).
         fewest: smallest effective number of places as a part of all, in (0, 1].
 
     Returns:
         Chances, float64 (n,), which sum up to 1.
     """
-    excess = np.asarray(foreground, dtype=np.float64) - share * np.asarray(known, dtype=np.float64)
+    excess = np.asarray(foreground, dtype=np.float64) - fraction * np.asarray(known, dtype=np.float64)
     excess /= max(float(np.abs(excess).max()), 1e-12)
 
     def chances(a: float) -> np.ndarray:
@@ -63,28 +63,28 @@ class CropSampler:
     Args:
         draw: gives a place by a generator: number of the image, top row, left column.
         count: gives known foreground pixels and known pixels of a place.
-        share: wanted fraction of foreground of the known pixels, in (0, 1).
+        fraction: wanted fraction of foreground of the known pixels, in (0, 1).
         rng: for drawing the places.
         places: how many.
 
     Raises:
-        KWTLError: when the share is not between 0 and 1.
+        KWTLError: when the fraction is not between 0 and 1.
     """
 
     def __init__(
         self,
         draw: Callable[[np.random.Generator], tuple[int, int, int]],
         count: Callable[[int, int, int], tuple[int, int]],
-        share: float,
+        fraction: float,
         rng: np.random.Generator,
         places: int = PLACES,
     ) -> None:
-        if not 0 < check_number("foreground", share, 0, 1) < 1:
-            raise KWTLError(f"foreground must be between 0 and 1, got {share!r}.")
+        if not 0 < check_number("foreground", fraction, 0, 1) < 1:
+            raise KWTLError(f"foreground must be between 0 and 1, got {fraction!r}.")
         self.places = [draw(rng) for _ in range(places)]
         counts = np.array([count(*place) for place in self.places])
-        self.chances = matching_chances(counts[:, 0], counts[:, 1], share)
-        self.share = float(self.chances @ counts[:, 0] / (self.chances @ counts[:, 1]))  # that is expected
+        self.chances = matching_chances(counts[:, 0], counts[:, 1], fraction)
+        self.fraction = float(self.chances @ counts[:, 0] / (self.chances @ counts[:, 1]))  # that is expected
         self._ends = np.cumsum(self.chances)
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -292,7 +292,7 @@ def crop_dataset(
     seed: int | Sequence[int],
     photometric: bool = False,
     match_foreground: bool = False,
-    share: float | None = None,
+    fraction: float | None = None,
 ) -> CropDataset:
     """Make the crops of a schedule: ``steps``, a budget of random crops, or ``paper``, epochs over a grid.
 
@@ -306,8 +306,8 @@ def crop_dataset(
         batch_size: crops of a batch, over all processes together.
         seed: as in :class:`monai_kwtl.data.crops.CropDataset`.
         photometric: as in :class:`monai_kwtl.data.crops.CropDataset`.
-        match_foreground: draw crops so that a ``share`` of their known pixels is foreground; a grid has its places.
-        share: in (0, 1); None where it is not needed.
+        match_foreground: draw crops so that a ``fraction`` of their known pixels is foreground; a grid has its places.
+        fraction: in (0, 1); None where it is not needed.
 
     Raises:
         KWTLError: for an unknown schedule, ``match_foreground`` for a grid, or numbers that the data sets refuse.
@@ -316,10 +316,10 @@ def crop_dataset(
     matched = as_bool(match_foreground, "match_foreground")
     shared = {"size": crop, "batch_size": batch_size, "seed": seed, "photometric": photometric}
     if schedule == "steps":
-        crops = CropDataset(data, steps=steps, **shared, foreground=share if matched else None)
+        crops = CropDataset(data, steps=steps, **shared, foreground=fraction if matched else None)
         if crops.sampler is not None:
             logger.info(
-                f"crops are drawn so that {100 * crops.sampler.share:.1f} % of their known pixels are foreground"
+                f"crops are drawn so that {100 * crops.sampler.fraction:.1f} % of their known pixels are foreground"
             )
         return crops
     if schedule == "paper" and matched:

@@ -24,7 +24,7 @@ _SMALLEST = 32  # pixels; at a stride of 16 the deepest layer still has several 
 class PoolPart(NamedTuple):
     """A part of an image of the pool that statistics are measured on: as much of it as a square covers.
 
-    ``corner`` says where in an image that is larger the square lies, as shares of what is left beside it, in [0, 1].
+    ``corner`` says where in an image that is larger the square lies, as fractions of what is left beside it, in [0, 1].
     """
 
     item: Mapping[str, Any]
@@ -88,8 +88,8 @@ def _batches(
 def _read(part: PoolPart, rescale: Sequence[float] | None) -> np.ndarray:
     """Read the grey values of a part, uint8 (1, H, W)."""
 
-    def along(size: int, share: float) -> slice:
-        start = int(share * max(0, size - part.side))
+    def along(size: int, fraction: float) -> slice:
+        start = int(fraction * max(0, size - part.side))
         return slice(start, min(start + part.side, size))
 
     item = part.item

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["evaluators", "foreground", "mean_teacher", "reptile", "tuning", "tuning_trainer"],
     submod_attrs={
         "evaluators": ["PoolEvaluator"],
-        "foreground": ["foreground_share", "share_for"],
+        "foreground": ["foreground_fraction", "fraction_for"],
         "mean_teacher": ["MeanTeacherTrainer", "OwnStatistics", "consistency_weight", "make_teacher"],
         "reptile": [
             "BUFFERS",

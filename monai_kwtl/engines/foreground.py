@@ -22,15 +22,15 @@ from monai_kwtl.networks.parallel import unsynchronized
 from monai_kwtl.networks.weights import FROM_SCRATCH
 from monai_kwtl.utils.distributed import on_main_process
 
-__all__ = ["foreground_share", "share_for"]
+__all__ = ["foreground_fraction", "fraction_for"]
 
 logger = logging.getLogger("monai_kwtl")
 
-LEAST = 1.0 / 51.0  # of a share and of what is left of it: weights of the foreground are then from 1/50 to 50
+LEAST = 1.0 / 51.0  # of a fraction and of what is left of it: weights of the foreground are then from 1/50 to 50
 
 
 @torch.no_grad()
-def foreground_share(
+def foreground_fraction(
     network: nn.Module,
     items: Sequence[Mapping[str, Any]],
     inferer: Inferer | None = None,
@@ -53,7 +53,7 @@ def foreground_share(
         limit: at most so many images, of large ones the parts that ``pool_sample`` chooses.
 
     Returns:
-        A share from 1/51 to 50/51, so that background over foreground is from 1/50 to 50.
+        A fraction from 1/51 to 50/51, so that background over foreground is from 1/50 to 50.
 
     Raises:
         KWTLError: when an image cannot be read.
@@ -67,7 +67,7 @@ def foreground_share(
     return float(np.clip(foreground / pixels, LEAST, 1.0 - LEAST))
 
 
-def share_for(
+def fraction_for(
     foreground_weight: str | float,
     match_foreground: bool,
     network: nn.Module,
@@ -79,16 +79,16 @@ def share_for(
     """Estimate the pool's fraction of foreground for a training stage, with its start weights also where it is resumed.
 
     Args:
-        foreground_weight: of the stage; ``pool`` needs the share.
+        foreground_weight: of the stage; ``pool`` needs the fraction.
         match_foreground: of the stage; True needs it as well.
         network: of that kind; is not changed.
         ckpt: start weights.
         items: the pool.
-        rescale: as of :func:`foreground_share`.
-        device: as of :func:`foreground_share`.
+        rescale: as of :func:`foreground_fraction`.
+        device: as of :func:`foreground_fraction`.
 
     Returns:
-        As of :func:`foreground_share`, the same in all processes; None where it is not needed.
+        As of :func:`foreground_fraction`, the same in all processes; None where it is not needed.
 
     Raises:
         KWTLError: where training begins from scratch, with weights that cannot predict anything.
@@ -103,8 +103,8 @@ def share_for(
 
     def estimate() -> float:
         started = load_network(ckpt, unsynchronized(copy.deepcopy(network)), device)
-        share = foreground_share(started, items, rescale=rescale, device=device)
-        logger.info(f"the start weights predict {100 * share:.1f} % foreground in the images")
-        return share
+        fraction = foreground_fraction(started, items, rescale=rescale, device=device)
+        logger.info(f"the start weights predict {100 * fraction:.1f} % foreground in the images")
+        return fraction
 
     return on_main_process(estimate)

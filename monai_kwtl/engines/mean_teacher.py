@@ -76,7 +76,7 @@ class MeanTeacherTrainer(TuningTrainer):
     their data set has flipped and turned (the weak view); s and m are :func:`monai_kwtl.transforms.strong_view` and
     :func:`~monai_kwtl.transforms.cut_mix`; y' is the teacher's :func:`~monai_kwtl.transforms.pseudo_target` of u,
     unknown where it is not sure (0.9 for foreground, 0.95 for background); w is :func:`consistency_weight`. C is the
-    mean over the sure pixels times their share, so that few sure pixels weigh little, as in FixMatch (Sohn et al.
+    mean over the sure pixels times their fraction, so that few sure pixels weigh little, as in FixMatch (Sohn et al.
     2020). After the step the teacher moves (mean teacher; Tarvainen and Valpola 2017). The teacher is the result.
 
     The teacher is evaluated but for its batch-norm layers, which take the statistics of the crops before them: the
@@ -85,14 +85,14 @@ class MeanTeacherTrainer(TuningTrainer):
 
     Everything that is drawn is a pure function of ``seed`` and the number of the step. After an iteration
     ``engine.state.output`` holds what that of a ``TuningTrainer`` does, and ``supervised`` and ``consistency``, the
-    parts of ``loss``, ``weight`` and ``confident``, the share of sure pixels, as numbers. It works in one process.
+    parts of ``loss``, ``weight`` and ``confident``, the fraction of sure pixels, as numbers. It works in one process.
 
     Args:
         unlabelled: unlabelled crops, such as ``CropDataset(unlabelled_images(pool), ...)``, by the number of the step.
         teacher: of :func:`make_teacher`; None makes one.
         warm_up: first steps without unlabelled crops; None: a fifth of all.
         seed: of views and boxes; one or several whole numbers, not negative.
-        consistency_loss: C before the share is counted in; from logits, target and known pixels. None is the plain
+        consistency_loss: C before the fraction is counted in; from logits, target and known pixels. None is the plain
             binary cross-entropy.
         kwargs: of ``TuningTrainer``; not ``amp``, ``compile`` and ``accumulation_steps``.
 

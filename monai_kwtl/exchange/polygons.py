@@ -146,8 +146,8 @@ def _goes_round(ring: np.ndarray, height: int, width: int) -> tuple[slice, slice
         count = counts[part]
         edge = np.repeat(part, count)
         rows = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-        share = (rows + 0.5 - y0[edge]) / (y1 - y0)[edge]
-        x = x0[edge] + share * (x1 - x0)[edge]
+        fraction = (rows + 0.5 - y0[edge]) / (y1 - y0)[edge]
+        x = x0[edge] + fraction * (x1 - x0)[edge]
         columns = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)
         np.add.at(turns, (rows - top, columns - left), way[edge])
     return slice(top, bottom), slice(left, right), np.cumsum(turns, axis=1)[:, :-1] != 0

@@ -81,5 +81,5 @@ class MaskSaver:
         return path
 
     def _summarise(self, engine: Engine) -> None:
-        share = 100.0 * float(np.mean(self.foreground)) if self.foreground else 0.0
-        logger.info(f"masks: {len(self.foreground)} in {self.output_dir}, on average {share:.1f} % foreground")
+        fraction = 100.0 * float(np.mean(self.foreground)) if self.foreground else 0.0
+        logger.info(f"masks: {len(self.foreground)} in {self.output_dir}, on average {fraction:.1f} % foreground")

@@ -110,9 +110,9 @@ class TuningLog:
         """Take the losses from a checkpoint."""
         self.losses = list(state["losses"])
 
-    def mean(self, first: bool, share: float = 0.1) -> float:
+    def mean(self, first: bool, fraction: float = 0.1) -> float:
         """Return the mean loss over the first or last part of the steps; NaN where there were none."""
-        count = max(1, int(len(self.losses) * share))
+        count = max(1, int(len(self.losses) * fraction))
         part = self.losses[:count] if first else self.losses[-count:]
         return float(np.mean(part)) if part else float("nan")
 

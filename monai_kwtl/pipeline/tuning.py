@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from monai_kwtl.data.crops import CropDataset, crop_dataset
 from monai_kwtl.data.pool_batches import pool_batches
 from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled, unlabelled_images
-from monai_kwtl.engines.foreground import foreground_share
+from monai_kwtl.engines.foreground import foreground_fraction
 from monai_kwtl.engines.mean_teacher import MeanTeacherTrainer, OwnStatistics, make_teacher
 from monai_kwtl.engines.tuning_trainer import TuningTrainer
 from monai_kwtl.errors import KWTLError
@@ -189,13 +189,13 @@ def tune(
     network = channels_last(network)
     device = next(network.parameters()).device
     parts = hold_out(support, held_out, seed)
-    share = None
+    fraction = None
     if match_foreground or foreground_weight == "pool":
         # laid out as the stage's network is before training: the layout decides about last bits
         started = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-        share = foreground_share(started, pool, rescale=rescale, device=device)
+        fraction = foreground_fraction(started, pool, rescale=rescale, device=device)
     crops = crop_dataset(
-        schedule, parts.train, steps, epochs, crop, step, batch_size, seed, photometric, match_foreground, share
+        schedule, parts.train, steps, epochs, crop, step, batch_size, seed, photometric, match_foreground, fraction
     )
     unlabelled = None
     if semi_supervised:
@@ -206,7 +206,7 @@ def tune(
         tuned = fit(
             network,
             crops,
-            loss_function(foreground_weight, crops, loss, share),
+            loss_function(foreground_weight, crops, loss, fraction),
             held_out=parts.held_out,
             validate_every=validate_every,
             learning_rate=learning_rate,

@@ -104,12 +104,12 @@ def _first_page(path: Path) -> int | None:
         return None
 
 
-def hold_out(support: Sequence[dict[str, Any]], share: float = 0.2, seed: int = 0) -> Parts:
+def hold_out(support: Sequence[dict[str, Any]], fraction: float = 0.2, seed: int = 0) -> Parts:
     """Set part of the labelled images aside, at random, where there are at least five.
 
     Args:
         support: the labelled images.
-        share: of the images, in [0, 0.5]; at least one is held out unless it is 0.
+        fraction: of the images, in [0, 0.5]; at least one is held out unless it is 0.
         seed: of the draw.
 
     Returns:
@@ -117,15 +117,15 @@ def hold_out(support: Sequence[dict[str, Any]], share: float = 0.2, seed: int = 
         favour a network that finds nothing. All for training where fewer than two images have any.
 
     Raises:
-        KWTLError: when the share is out of range.
+        KWTLError: when the fraction is out of range.
     """
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 0.5:
-        raise KWTLError(f"held_out must be between 0 and 0.5, got {share!r}.")
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 0.5:
+        raise KWTLError(f"held_out must be between 0 and 0.5, got {fraction!r}.")
     order = [support[index] for index in np.random.default_rng(seed).permutation(len(support))]
     filled = [place for place, entry in enumerate(order) if entry["label"].any()]
-    if not share or len(support) < FEWEST_TO_HOLD_OUT or len(filled) < 2:
+    if not fraction or len(support) < FEWEST_TO_HOLD_OUT or len(filled) < 2:
         return Parts(list(support), [])
     # one with foreground to the front, from which the held-out ones are taken, and one to the end
     order = [order[filled[0]], *(e for p, e in enumerate(order) if p not in (filled[0], filled[-1])), order[filled[-1]]]
-    aside = {id(entry) for entry in order[: max(1, round(share * len(support)))]}
+    aside = {id(entry) for entry in order[: max(1, round(fraction * len(support)))]}
     return Parts([e for e in support if id(e) not in aside], [e for e in support if id(e) in aside])

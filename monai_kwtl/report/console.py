@@ -50,11 +50,11 @@ def summary_lines(
     if len(regions) > most:
         lines.append(f"... and {len(regions) - most} more in {output_dir / 'selection.csv'}")
     total = sum(item["height"] * item["width"] for item in items)
-    share = 100.0 * cost.unique_pixels / total
+    fraction = 100.0 * cost.unique_pixels / total
     lines += [
         "",
         f"cost: {_counted(cost.windows, 'window')} in {cost.images} of {_counted(len(items), 'image')}, "
-        f"{_counted(cost.unique_pixels, 'distinct pixel')} ({float(f'{share:.2g}'):g} % of the pool)",
+        f"{_counted(cost.unique_pixels, 'distinct pixel')} ({float(f'{fraction:.2g}'):g} % of the pool)",
         f"selection: {output_dir / 'selection.json'}",
     ]
     if report:

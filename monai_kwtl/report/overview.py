@@ -86,8 +86,8 @@ def overview_picture(
 
     facts = f"{_count(len(regions), 'region')}  \u00b7  {len(groups)} of {_count(len(items), 'image')}"
     if cost is not None:
-        share = cost["unique_pixels"] / sum(item["height"] * item["width"] for item in items)
-        facts += f"  \u00b7  {cost['unique_pixels'] / 1e6:.3g} megapixels, {100 * share:.3g} % of all"
+        fraction = cost["unique_pixels"] / sum(item["height"] * item["width"] for item in items)
+        facts += f"  \u00b7  {cost['unique_pixels'] / 1e6:.3g} megapixels, {100 * fraction:.3g} % of all"
     head, foot = 104, 48 if len(groups) > len(shown) else 0
     heights = [max(tile.height for tile in row) for row in rows]
     width = 2 * MARGIN + max(columns * cell + (columns - 1) * GAP, 700)

@@ -38,9 +38,9 @@ def rounds_picture(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     ]
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".2"/>'
-        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share:g}</text>'
-        for share in (0.0, 0.5, 1.0)
-        for y in [TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - share)]
+        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{fraction:g}</text>'
+        for fraction in (0.0, 0.5, 1.0)
+        for y in [TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - fraction)]
     ]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = [

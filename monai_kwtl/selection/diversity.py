@@ -80,13 +80,13 @@ def _points(pool: Sequence[ImageScores], strategy: str) -> np.ndarray:
 
 def mostly_covered(pool: Sequence[ImageScores]) -> np.ndarray:
     """Return the windows more than half covered already, bool, in the order of ``flat_windows``."""
-    shares = [
+    fractions = [
         np.zeros(len(image.grid))
         if image.covered is None
         else image.grid.window_sums(image.covered).reshape(-1) / (image.grid.size[0] * image.grid.size[1])
         for image in pool
     ]
-    return np.concatenate(shares) > 0.5
+    return np.concatenate(fractions) > 0.5
 
 
 def pixels_covered(pool: Sequence[ImageScores]) -> float:

@@ -158,8 +158,8 @@ def _write(
         )
         Image.fromarray(image).save(draft / "images" / name)
         Image.fromarray(mask).save(draft / "labels" / name)
-        share = round(float(mask.mean()) / 255, 6)
-        made.append({"name": name, "difficulty": round(difficulty, 4), "foreground": share, "look": asdict(look)})
+        fraction = round(float(mask.mean()) / 255, 6)
+        made.append({"name": name, "difficulty": round(difficulty, 4), "foreground": fraction, "look": asdict(look)})
     text = json.dumps({"request": request, "images": made}, indent=1)
     (draft / _RECIPE).write_text(text + "\n", encoding="utf-8")
 

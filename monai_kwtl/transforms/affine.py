@@ -22,7 +22,7 @@ class AffineView(Transform):
 
     Args:
         rotate_degrees: counter-clockwise as the array is displayed, row 0 on top.
-        translate_fraction: how far the content moves down and right, as a share of height and width, in (-1, 1).
+        translate_fraction: how far the content moves down and right, as a fraction of height and width, in (-1, 1).
 
     Raises:
         KWTLError: when nothing of the image would be left.

@@ -74,8 +74,8 @@ class PseudoLabel(Transform):
     """Rough mask of an image made from its grey levels alone (section 3.1 of the paper), each channel by itself.
 
     ``equalize``: e = equalised image; foreground is ``e <= threshold`` for dark cells, ``e >= threshold`` for bright
-    ones. After equalisation the grey levels are spread evenly, so ``threshold / 255`` is about the share of dark
-    foreground; ``fraction`` asks for that share directly, for either polarity. ``otsu``: foreground is the darker or
+    ones. After equalisation the grey levels are spread evenly, so ``threshold / 255`` is about the fraction of dark
+    foreground; ``fraction`` asks for that fraction directly, for either polarity. ``otsu``: foreground is the darker or
     brighter side of Otsu's threshold. ``kmeans``: the darker or brighter of two clusters of grey values; in one
     dimension two clusters of least squared distance are those of Otsu's threshold, so it is computed as that. In the
     end the mask is dilated by a 2x2 footprint of ones, as OpenCV's ``dilate`` does.

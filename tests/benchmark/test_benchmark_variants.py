@@ -138,7 +138,7 @@ def test_smaller_windows_spend_the_same_pixels_on_more_places(options):
         assert abs(small["unique_pixels"] - large["unique_pixels"]) < 32 * 32
 
 
-def test_crops_that_match_a_share_are_refused_for_a_grid_of_crops(options):
+def test_crops_that_match_a_fraction_are_refused_for_a_grid_of_crops(options):
     with pytest.raises(KWTLError, match="variants: importance draws crops anew .* choose the schedule cpu"):
         make_config({**options, "schedule": "paper", "variants": ["importance"]})
 

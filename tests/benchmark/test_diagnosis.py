@@ -32,9 +32,9 @@ def region(image):
 def test_windows_of_all_images_alike_are_spread_evenly():
     assert image_spread([region(name) for name in "abab"], 2) == pytest.approx(1.0)
     assert image_spread([region("a")] * 4, 5) == pytest.approx(1 / 4)
-    shares = np.array([0.75, 0.25])
+    fractions = np.array([0.75, 0.25])
     assert image_spread([region(name) for name in "aaab"], 3) == pytest.approx(
-        np.exp(-(shares * np.log(shares)).sum()) / 3
+        np.exp(-(fractions * np.log(fractions)).sum()) / 3
     )
 
 

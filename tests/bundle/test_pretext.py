@@ -142,14 +142,14 @@ def opencv_steps(grey, threshold, iterations):
 def test_images_are_labelled_as_opencv_does(pool, caplog):
     found = pseudo_labelled(pool, PseudoLabel(threshold=60, polarity="dark", iterations=2))
     assert [entry["name"] for entry in found] == [item["name"] for item in pool]
-    shares = []
+    fractions = []
     for entry, item in zip(found, pool, strict=True):
         assert np.array_equal(entry["image"][0], grey_of(item))
         label = opencv_steps(grey_of(item), 60, 2)[2]
         assert entry["label"].dtype == np.uint8 and np.array_equal(entry["label"][0], label)
-        shares.append(100 * label.mean())
-    assert caplog.messages == [f"pseudo-labels of 3 images: {sum(shares) / 3:.1f} % foreground"]
-    assert 5 < sum(shares) / 3 < 60
+        fractions.append(100 * label.mean())
+    assert caplog.messages == [f"pseudo-labels of 3 images: {sum(fractions) / 3:.1f} % foreground"]
+    assert 5 < sum(fractions) / 3 < 60
 
 
 def test_at_most_so_many_images_are_labelled(pool):

@@ -1,4 +1,7 @@
-"""Crops are drawn so that the foreground has the wanted share of their known pixels, no less evenly than that needs."""
+"""Crops are drawn so that the foreground has the wanted fraction of their known pixels.
+
+No less evenly than that needs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from monai_kwtl.data.crops import CropDataset
 from monai_kwtl.errors import KWTLError
 
 
-def expected_share(chances, foreground, known):
+def expected_fraction(chances, foreground, known):
     """Foreground over known pixels, place by place."""
     top = bottom = 0.0
     for q, f, k in zip(chances, foreground, known, strict=True):
@@ -27,16 +30,16 @@ def counts(seed, number=400, size=256):
     return rng.binomial(known, rng.beta(0.7, 2.0, number)), known
 
 
-@pytest.mark.parametrize("share", [0.15, 0.25, 0.4, 0.6])
-def test_the_expected_share_is_the_wanted_one(share):
+@pytest.mark.parametrize("fraction", [0.15, 0.25, 0.4, 0.6])
+def test_the_expected_fraction_is_the_wanted_one(fraction):
     foreground, known = counts(1)
-    chances = matching_chances(foreground, known, share)
+    chances = matching_chances(foreground, known, fraction)
     assert chances.sum() == pytest.approx(1)
     assert (chances >= 0).all()
-    assert expected_share(chances, foreground, known) == pytest.approx(share, abs=1e-9)
+    assert expected_fraction(chances, foreground, known) == pytest.approx(fraction, abs=1e-9)
 
 
-def test_chances_are_the_nearest_to_even_ones_that_have_the_share():
+def test_chances_are_the_nearest_to_even_ones_that_have_the_fraction():
     foreground, known = counts(2, number=7)
     excess = foreground - 0.4 * known
     found = minimize(  # of the divergence itself, without knowing what its solution looks like
@@ -49,21 +52,21 @@ def test_chances_are_the_nearest_to_even_ones_that_have_the_share():
     np.testing.assert_allclose(matching_chances(foreground, known, 0.4), found.x, atol=1e-3)
 
 
-def test_a_share_that_is_there_already_leaves_even_chances():
+def test_a_fraction_that_is_there_already_leaves_even_chances():
     foreground, known = counts(3)
-    share = foreground.sum() / known.sum()
-    np.testing.assert_allclose(matching_chances(foreground, known, share), 1 / 400, rtol=1e-6)
+    fraction = foreground.sum() / known.sum()
+    np.testing.assert_allclose(matching_chances(foreground, known, fraction), 1 / 400, rtol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 300), st.floats(1e-6, 1 - 1e-6))
-def test_any_share_gives_chances_that_come_nearer_to_it_and_are_not_of_few_places(seed, number, share):
+def test_any_fraction_gives_chances_that_come_nearer_to_it_and_are_not_of_few_places(seed, number, fraction):
     foreground, known = counts(seed, number)
-    chances = matching_chances(foreground, known, share)
+    chances = matching_chances(foreground, known, fraction)
     assert chances.sum() == pytest.approx(1)
     assert 1 / (chances**2).sum() >= FEWEST * number * (1 - 1e-6)
-    even = foreground.sum() - share * known.sum()
-    assert abs(chances @ (foreground - share * known)) <= abs(even / number) + 1e-9
+    even = foreground.sum() - fraction * known.sum()
+    assert abs(chances @ (foreground - fraction * known)) <= abs(even / number) + 1e-9
 
 
 @pytest.mark.parametrize(("foreground", "known"), [([0, 0, 0], [9, 9, 9]), ([5, 5], [9, 9]), ([9], [9])])
@@ -85,26 +88,26 @@ def item(seed, known=False):
 
 
 @pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
-def test_known_pixels_of_many_crops_have_the_share(share, known):
-    dataset = CropDataset([item(1, known), item(2)], size=24, batch_size=400, seed=3, foreground=share)
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.45])
+def test_known_pixels_of_many_crops_have_the_fraction(fraction, known):
+    dataset = CropDataset([item(1, known), item(2)], size=24, batch_size=400, seed=3, foreground=fraction)
     top = bottom = 0.0
     for q, (number, y, x) in zip(dataset.sampler.chances, dataset.sampler.places, strict=True):  # brute force
         source = dataset.images[number]
         inside = np.s_[y : y + 24, x : x + 24]
         mask = np.ones((24, 24), dtype=bool) if source.known is None else source.known[inside]
         top, bottom = top + q * source.label[inside][mask].sum(), bottom + q * mask.sum()
-    assert top / bottom == pytest.approx(share, abs=1e-9)
-    assert dataset.sampler.share == pytest.approx(share, abs=1e-9)
+    assert top / bottom == pytest.approx(fraction, abs=1e-9)
+    assert dataset.sampler.fraction == pytest.approx(fraction, abs=1e-9)
     batches = [dataset.crop_batch(step) for step in range(4)]
     seen = [float((b["label"] * b["known"]).sum()) for b in batches], [float(b["known"].sum()) for b in batches]
-    assert sum(seen[0]) / sum(seen[1]) == pytest.approx(share, abs=0.03)
+    assert sum(seen[0]) / sum(seen[1]) == pytest.approx(fraction, abs=0.03)
 
 
-def test_a_share_out_of_reach_is_come_near_to():
+def test_a_fraction_out_of_reach_is_come_near_to():
     dataset = CropDataset([item(1)], size=24, foreground=0.99)
     plain = np.mean(dataset.images[0].label)
-    assert plain + 0.1 < dataset.sampler.share < 0.99
+    assert plain + 0.1 < dataset.sampler.fraction < 0.99
     assert 1 / (dataset.sampler.chances**2).sum() == pytest.approx(FEWEST * PLACES, rel=1e-3)
 
 
@@ -118,7 +121,7 @@ def test_crops_are_a_function_of_seed_and_step():
     assert (other.crop_batch(7)["image"] != late["image"]).any()
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, float("nan"), "half", True])
-def test_other_shares_are_refused(share):
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, float("nan"), "half", True])
+def test_other_fractions_are_refused(fraction):
     with pytest.raises(KWTLError, match="foreground must be"):
-        CropDataset([item(1)], size=24, foreground=share)
+        CropDataset([item(1)], size=24, foreground=fraction)

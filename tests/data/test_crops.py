@@ -243,9 +243,9 @@ def test_every_crop_has_a_known_pixel_and_every_region_is_seen(size, give_region
 
 def test_most_of_a_crop_around_a_region_of_its_size_is_known():
     dataset = CropDataset([with_regions([Patch(50, 30, 32, 32)])], size=32, batch_size=200)
-    shares = dataset.crop_batch(0)["known"].float().mean(dim=(1, 2, 3))
-    assert shares.min() >= 0.5625  # a quarter of the side lost on both axes
-    assert shares.mean() > 0.7
+    fractions = dataset.crop_batch(0)["known"].float().mean(dim=(1, 2, 3))
+    assert fractions.min() >= 0.5625  # a quarter of the side lost on both axes
+    assert fractions.mean() > 0.7
     exact = CropDataset([with_regions([Patch(50, 30, 32, 32)])], size=32, batch_size=20, shift=0)
     assert exact.crop_batch(0)["known"].all()
 

@@ -1,4 +1,4 @@
-"""The share of foreground is counted on unlabelled images, the threshold chosen on known pixels of labelled ones."""
+"""The fraction of foreground is counted on unlabelled images, the threshold chosen on known pixels of labelled ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_kwtl.benchmark.experiments.threshold import THRESHOLDS, decision_threshold
 from monai_kwtl.data.pool import load_pool
-from monai_kwtl.engines.foreground import foreground_share, share_for
+from monai_kwtl.engines.foreground import foreground_fraction, fraction_for
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.synthetic import make_pool
@@ -96,45 +96,45 @@ def test_choosing_a_threshold_leaves_the_network_in_its_mode_and_needs_labels():
 def pool(tmp_path):
     """Three images of 20, 40 and 90 % bright pixels, of different sizes."""
     (tmp_path / "images").mkdir()
-    for number, (share, size) in enumerate(((0.2, (40, 50)), (0.4, (80, 50)), (0.9, (40, 100)))):
+    for number, (fraction, size) in enumerate(((0.2, (40, 50)), (0.4, (80, 50)), (0.9, (40, 100)))):
         image = np.full(size, 20, dtype=np.uint8)
-        image.ravel()[: round(share * image.size)] = 220
+        image.ravel()[: round(fraction * image.size)] = 220
         Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
     return load_pool(tmp_path)
 
 
-def test_the_share_is_that_of_pixels_over_a_half_in_all_images(pool):
-    assert foreground_share(Steps(), pool) == pytest.approx((0.2 * 2000 + 0.4 * 4000 + 0.9 * 4000) / 10000)
+def test_the_fraction_is_that_of_pixels_over_a_half_in_all_images(pool):
+    assert foreground_fraction(Steps(), pool) == pytest.approx((0.2 * 2000 + 0.4 * 4000 + 0.9 * 4000) / 10000)
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(-20.0, 1 / 51), (20.0, 50 / 51)])
-def test_a_network_that_finds_nothing_or_everything_still_gives_a_usable_share(pool, shift, expected):
+def test_a_network_that_finds_nothing_or_everything_still_gives_a_usable_fraction(pool, shift, expected):
     network = Steps()
     nn.init.constant_(network.shift, shift)
-    assert foreground_share(network, pool) == pytest.approx(expected)
+    assert foreground_fraction(network, pool) == pytest.approx(expected)
 
 
-def test_the_share_of_a_stage_is_that_of_its_start_weights_whatever_the_network_has_learned(pool, tmp_path):
+def test_the_fraction_of_a_stage_is_that_of_its_start_weights_whatever_the_network_has_learned(pool, tmp_path):
     torch.manual_seed(0)
     start = FCRN(features=(4, 8))
     torch.save(start.state_dict(), tmp_path / "start.pt")
-    expected = foreground_share(start, pool)
+    expected = foreground_fraction(start, pool)
     torch.manual_seed(1)
     learned = FCRN(features=(4, 8))
     before = {name: value.clone() for name, value in learned.state_dict().items()}
     for needed in (("pool", False), ("auto", "true")):
-        assert share_for(*needed, learned, tmp_path / "start.pt", pool) == expected
+        assert fraction_for(*needed, learned, tmp_path / "start.pt", pool) == expected
     assert all(torch.equal(value, before[name]) for name, value in learned.state_dict().items())
-    assert share_for("auto", "false", learned, "random", pool) is None
+    assert fraction_for("auto", "false", learned, "random", pool) is None
     with pytest.raises(KWTLError, match="--ckpt random has none"):
-        share_for("pool", False, learned, "random", pool)
+        fraction_for("pool", False, learned, "random", pool)
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_stage_that_uses_the_share_continues_with_it_to_the_same_weights(processes, tmp_path):
+def test_a_stage_that_uses_the_fraction_continues_with_it_to_the_same_weights(processes, tmp_path):
     make_pool(tmp_path / "cells", "fluorescence", count=5, height=65, width=90, seed=1)
     ckpt = random_weights(tmp_path / "start.pt")
     options = {"dataset_dir": tmp_path / "cells", "ckpt": ckpt, "steps": 6, "crop": 32, "batch_size": 2}

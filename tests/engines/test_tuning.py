@@ -251,7 +251,7 @@ def test_points_may_be_drawn_now_and_then(tmp_path):
 def test_means_are_of_the_first_and_the_last_tenth():
     log = train(None, [float(value) for value in range(40)])
     assert (log.mean(True), log.mean(False)) == (1.5, 37.5)
-    assert (log.mean(True, share=0.5), log.mean(False, share=1.0)) == (9.5, 19.5)
+    assert (log.mean(True, fraction=0.5), log.mean(False, fraction=1.0)) == (9.5, 19.5)
     assert train(None, [7.0, 3.0]).mean(True) == 7.0
     assert np.isnan(TuningLog().mean(True))
 
@@ -326,14 +326,14 @@ def test_steps_are_a_budget_of_random_crops():
     assert all(torch.equal(dataset[0][key], expected[0][key]) for key in dataset[0])
 
 
-def test_photometric_changes_and_a_share_of_foreground_are_passed_on():
+def test_photometric_changes_and_a_fraction_of_foreground_are_passed_on():
     for schedule in ("steps", "paper"):
         dataset = crop_dataset(schedule, data((65, 90)), 9, 100, 32, 16, 3, 5, photometric=True)
         assert dataset.photometric is True
         assert dataset.sampler is None
-    matched = {"match_foreground": True, "share": 0.4}
+    matched = {"match_foreground": True, "fraction": 0.4}
     assert crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **matched).sampler is not None
-    told = {"photometric": "false", "match_foreground": "false", "share": 0.4}  # as monai.bundle run leaves it
+    told = {"photometric": "false", "match_foreground": "false", "fraction": 0.4}  # as monai.bundle run leaves it
     dataset = crop_dataset("steps", data((65, 90)), 9, 100, 32, 16, 3, 5, **told)
     assert dataset.photometric is False and dataset.sampler is None
     with pytest.raises(KWTLError, match="the paper's schedule has a grid"):

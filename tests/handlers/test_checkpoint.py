@@ -154,10 +154,10 @@ def saved(tmp_path, bytes_of_a_checkpoint):
     return tmp_path / "checkpoint.pt"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 0.9999])
-def test_a_truncated_checkpoint_is_never_loaded(tmp_path, share, bytes_of_a_checkpoint, caplog):
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_a_truncated_checkpoint_is_never_loaded(tmp_path, fraction, bytes_of_a_checkpoint, caplog):
     path = tmp_path / "checkpoint.pt"
-    path.write_bytes(bytes_of_a_checkpoint[: int(share * len(bytes_of_a_checkpoint))])
+    path.write_bytes(bytes_of_a_checkpoint[: int(fraction * len(bytes_of_a_checkpoint))])
     network, iteration = begin(tmp_path, resume=True)
     assert iteration == 0
     same(network.state_dict(), make(tmp_path / "other")[0].state_dict())

@@ -49,12 +49,12 @@ def test_the_first_region_is_the_window_of_highest_mean(maps):
 def test_what_is_taken_is_worth_nothing(maps):
     # boxes along the grid's edges, so that proportions are exact
     pool, boxes = pool_of(maps), [Box(9, 18, 24, 24), Box(0, 0, 24, 24)]
-    left, shares = without(pool[0], boxes)
+    left, fractions = without(pool[0], boxes)
     free = ~pixels_inside(SHAPES[0], boxes)
     for window, (x, y) in enumerate(zip(left.grid.x, left.grid.y, strict=True)):
         box = Box(x, y, 24, 24)
         assert left.window_scores[window] == pytest.approx((part(maps[0] * free, box)).mean())
-        assert shares[window] == pytest.approx(part(free, box).mean())
+        assert fractions[window] == pytest.approx(part(free, box).mean())
 
 
 @pytest.mark.parametrize("strategy", ["coverage", "random"])

@@ -244,15 +244,15 @@ def test_of_few_images_none_is_held_out(count):
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "aside"), [(5, 0.2, 1), (5, 0.01, 1), (10, 0.2, 2), (20, 0.5, 10), (7, 0, 0)]
+    ("count", "fraction", "aside"), [(5, 0.2, 1), (5, 0.01, 1), (10, 0.2, 2), (20, 0.5, 10), (7, 0, 0)]
 )
-def test_the_share_of_the_images_is_held_out(count, share, aside):
+def test_the_fraction_of_the_images_is_held_out(count, fraction, aside):
     support = entries(count)
-    parts = hold_out(support, share, seed=3)
+    parts = hold_out(support, fraction, seed=3)
     assert len(parts.held_out) == aside
     assert len(parts.train) == count - aside
     assert sorted(e["name"] for e in parts.train + parts.held_out) == sorted(e["name"] for e in support)
-    assert [e["name"] for e in hold_out(support, share, seed=3).held_out] == [e["name"] for e in parts.held_out]
+    assert [e["name"] for e in hold_out(support, fraction, seed=3).held_out] == [e["name"] for e in parts.held_out]
 
 
 def test_the_seed_draws_what_is_held_out():
@@ -277,10 +277,10 @@ def test_a_single_image_with_foreground_is_trained_on():
     assert hold_out(entries(9, {4}), 0.3).held_out == []
 
 
-@pytest.mark.parametrize("share", [-0.1, 0.51, 1, True, float("nan"), "0.2", None])
-def test_other_shares_are_refused(share):
+@pytest.mark.parametrize("fraction", [-0.1, 0.51, 1, True, float("nan"), "0.2", None])
+def test_other_fractions_are_refused(fraction):
     with pytest.raises(KWTLError, match="held_out must be between 0 and 0.5, got"):
-        hold_out(entries(9), share)
+        hold_out(entries(9), fraction)
 
 
 def test_the_hash_sees_images_labels_and_what_is_known():
@@ -316,7 +316,7 @@ def test_the_weight_is_that_of_crops_of_the_data_set_or_a_number():
 def test_the_weight_of_the_pool_is_its_background_over_its_foreground():
     logits, target = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     base = float(np.log(2))
-    assert loss_function("pool", None, share=0.2)(logits, target).item() == pytest.approx(base * (4 + 3) / 4)
+    assert loss_function("pool", None, fraction=0.2)(logits, target).item() == pytest.approx(base * (4 + 3) / 4)
     assert loss_function("none", None)(logits, target).item() == pytest.approx(base)
     assert loss_function("auto", None)(logits, target).item() == pytest.approx(base * (3 + 3) / 4)
 
@@ -328,7 +328,7 @@ def test_dice_comes_on_top_of_the_weighted_cross_entropy(weight, factor):
     dataset = SimpleNamespace(positive_weight=lambda: 7.0)
     logits, target = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     expected = np.log(2) * (factor + 3) / 4 + 1 - 2 * 0.5 / (4 * 0.5 + 1)
-    found = loss_function(weight, dataset, "dice_bce", share=0.2)(logits, target).item()
+    found = loss_function(weight, dataset, "dice_bce", fraction=0.2)(logits, target).item()
     assert found == pytest.approx(expected, rel=1e-4)
 
 

@@ -38,7 +38,7 @@ class RealSet:
     count: int
     shape: tuple[int, ...]
     dtype: str
-    # shares of the pixels that pseudo-labels of the overlay call foreground
+    # fractions of the pixels that pseudo-labels of the overlay call foreground
     least: float
     most: float
 

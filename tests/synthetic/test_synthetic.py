@@ -145,7 +145,7 @@ def test_empty_field_has_an_empty_mask_and_a_picture_all_the_same(domain):
 
 @pytest.mark.parametrize("domain", ["fluorescence", "brightfield", "phase"])
 @pytest.mark.parametrize("coverage", [0.08, 0.25])
-def test_cells_cover_about_the_wanted_share(domain, coverage):
+def test_cells_cover_about_the_wanted_fraction(domain, coverage):
     look = replace(LOOKS[domain], coverage=coverage)
     shares = [simulate(domain, 256, 256, generator(s), 0.3, look=look)[1].mean() / 255 for s in range(4)]
     assert 0.7 * coverage < np.mean(shares) < 1.3 * coverage

@@ -163,7 +163,7 @@ def test_dilation_grows_right_and_down_and_stops_at_the_border(place, iterations
 
 @pytest.mark.parametrize("polarity", ["dark", "bright"])
 @pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.9])
-def test_a_fraction_is_the_share_of_foreground_before_dilation(rng, polarity, fraction):
+def test_a_fraction_is_the_fraction_of_foreground_before_dilation(rng, polarity, fraction):
     image = np.clip(rng.normal(120, 40, (1, 200, 301)), 0, 255).astype(np.uint8)
     mask = PseudoLabel(fraction=fraction, polarity=polarity, iterations=0)(image)[0] > 0
     assert abs(mask.mean() - fraction) < 0.02  # one grey level holds up to 1 % of the pixels

@@ -62,15 +62,15 @@ COLUMNS = ["target", "protocol", "variant", "split", "method", *_FORMS]
 def image_spread(regions: Sequence[Region], images: int) -> float:
     """Measure how evenly windows lie over images: effective number of images touched, over the possible, in (0, 1].
 
-    ``exp(H) / min(number of windows, images)`` with H the entropy of the share of windows of each image.
+    ``exp(H) / min(number of windows, images)`` with H the entropy of the fraction of windows of each image.
 
     Args:
         regions: at least one.
         images: of the pool.
     """
     _, counts = np.unique([f"{r.image} {r.page}" for r in regions], return_counts=True)
-    shares = counts / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()) / min(len(regions), images))
+    fractions = counts / counts.sum()
+    return float(np.exp(-(fractions * np.log(fractions)).sum()) / min(len(regions), images))
 
 
 def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
@@ -127,7 +127,7 @@ def diagnose(config: Config) -> Table:
     store, rows = Store(Path(config.output_dir) / "store"), []
     cells = [(case, key) for case, key in cells_of(config) if key.budget_kind == "pixels"]
     _, names = jobs_of(cells)
-    shares: dict[tuple[str, str, int], float] = {}
+    fractions: dict[tuple[str, str, int], float] = {}
     points: dict[tuple[str, str, int, int], np.ndarray] = {}
     for case, key in cells:
         features = case.feature_settings("base", compares)  # one look for all variants
@@ -138,21 +138,21 @@ def diagnose(config: Config) -> Table:
             described, _ = store.with_features(digest(features), Bench(case, store).grids("base"))
             points[at] = principal_components([image.features for image in described])
             labels = [read_label(item) for item in case.parts[0]]
-            shares[at[:3]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
+            fractions[at[:3]] = sum(int((label > 0).sum()) for label in labels) / sum(label.size for label in labels)
         if METHODS[key.method].rounds == 1 and VARIANTS[key.variant].window == 1:  # other windows have other features
-            rows.append(_row(case, key, store, names[key], points[at], shares[at[:3]]))
+            rows.append(_row(case, key, store, names[key], points[at], fractions[at[:3]]))
     if not rows:
         raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")
     return Table("diagnosis", pd.DataFrame(rows, columns=COLUMNS), _FORMS)
 
 
-def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, share: float) -> tuple[Any, ...]:
+def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, fraction: float) -> tuple[Any, ...]:
     pool, _ = Bench(case, store).scores(key.variant, key.method)
     regions = select(pool, METHODS[key.method].strategy, case.budget(key), case.derived_seed(key.method))
     found = store.cell(name)["result"]
     return (
         key.target, key.protocol, key.variant, str(key.split), key.method, key.budget, len(regions), found["images"],
-        image_spread(regions, len(pool)), 100 * found["foreground_share"], 100 * share,
+        image_spread(regions, len(pool)), 100 * found["foreground_share"], 100 * fraction,
         *spread_of(points, _numbers(pool, regions)),
         100 * found["mean_iou"], found["over_prediction"], found["under_prediction"],
     )  # fmt: skip
@@ -201,10 +201,10 @@ def draw(table: Table, path: str | Path) -> None:
         table: of :func:`diagnose`.
         path: of the PNG.
     """
-    data = table.data.assign(share=table.data["foreground %"] / table.data["of the pool %"])
+    data = table.data.assign(fraction=table.data["foreground %"] / table.data["of the pool %"])
     panels = list(data.groupby(_PANEL, sort=False))
     labels = {
-        "share": "foreground of the windows over that of the pool",
+        "fraction": "foreground of the windows over that of the pool",
         "distance to the pool": "distance of the pool to the windows",
     }
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):

@@ -19,7 +19,7 @@ from monai_kwtl.data.crops import CropDataset, crop_dataset
 from monai_kwtl.data.loading import read_image
 from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled, unlabelled_images
 from monai_kwtl.data.sources import load_sources, source_crops
-from monai_kwtl.engines.foreground import foreground_share
+from monai_kwtl.engines.foreground import foreground_fraction
 from monai_kwtl.engines.reptile import ReptileTrainer
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.losses import ForegroundWeightedBCE, loss_function
@@ -182,14 +182,14 @@ class Bench:
         if not support:
             return network
         plan, how, seed = self.plan, VARIANTS[variant].tuning, self.case.derived_seed("support")
-        share = None
+        fraction = None
         if how.matched or how.foreground_weight == "pool":
             inferer = scoring.tiles(amp=self.amp)
-            share = foreground_share(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
+            fraction = foreground_fraction(network, self.case.pool, inferer, device=self.device, limit=plan.norm_images)
         steps = None if plan.support_steps is None else how.steps * plan.support_steps
-        further = {"photometric": how.photometric, "match_foreground": how.matched, "share": share}
+        further = {"photometric": how.photometric, "match_foreground": how.matched, "fraction": fraction}
         crops = self._crops(support, steps, how.steps * plan.support_epochs, seed, **further)
-        loss = loss_function(how.foreground_weight, crops, how.loss, share)
+        loss = loss_function(how.foreground_weight, crops, how.loss, fraction)
         unlabelled = None
         if how.teacher:
             pool = unlabelled_images(self.case.pool)

@@ -40,7 +40,7 @@ class Config:
     protocols: tuple[str, ...] = _option(
         ("random",), "random splits into pool and test, or blocked: whole patients, wells or runs of slices"
     )
-    test_fraction: float = _option(0.2, "share of the test images")
+    test_fraction: float = _option(0.2, "fraction of the test images")
     splits: int = _option(10, "distinct splits of each protocol")
     seeds: tuple[int, ...] = _option((0,), "seeds of training and random methods; each is a repeat of the whole grid")
     methods: tuple[str, ...] = _option(tuple(METHODS), f"of {', '.join(METHODS)}")

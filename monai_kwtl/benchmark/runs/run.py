@@ -75,8 +75,8 @@ class Progress:
         self.open.pop(job.key, None)
         if now - self.said >= self.interval and self.done < self.total:
             self.said = now
-            share = self.done / self.total
-            left = f"; about {format_seconds((now - self.begun) * (1 / share - 1))} left" if share > 0.01 else ""
+            fraction = self.done / self.total
+            left = f"; about {format_seconds((now - self.begun) * (1 / fraction - 1))} left" if fraction > 0.01 else ""
             logger.info(f"{self._state()}; last: {job}{left}")
 
     def _state(self) -> str:

@@ -29,7 +29,7 @@ CONFIRM = {
     "full": "is foreground for the most part, as masks are that came out inverted: cells must not be 0",
     "picture": "holds many values that change from pixel to pixel, as pictures do: in masks the background is 0",
 }
-_MOST = 0.6  # share of foreground, most of it in one piece, beyond which a mask looks inverted
+_MOST = 0.6  # fraction of foreground, most of it in one piece, beyond which a mask looks inverted
 
 
 class Imported(NamedTuple):

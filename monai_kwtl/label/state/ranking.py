@@ -17,7 +17,7 @@ from monai_kwtl.windows.scores import ImageScores
 
 __all__ = ["Pick", "best_images", "best_regions", "unscored", "without"]
 
-MOSTLY_EXCLUDED = 0.5  # a window of which more is taken than this share is not offered
+MOSTLY_EXCLUDED = 0.5  # a window of which more is taken than this fraction is not offered
 TOGETHER = 10  # windows that are compared with the pool together
 
 
@@ -53,8 +53,8 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
         return scores, np.ones(len(grid))
     free = grid.cell_sums(~pixels_inside((grid.height, grid.width), boxes))
     cells = scores.cells * (free / grid.cell_areas())
-    shares = (grid.window_sums(free) / (grid.size[0] * grid.size[1])).reshape(-1)
-    return replace(scores, cells=cells, window_scores=grid.window_means(cells)), shares
+    fractions = (grid.window_sums(free) / (grid.size[0] * grid.size[1])).reshape(-1)
+    return replace(scores, cells=cells, window_scores=grid.window_means(cells)), fractions
 
 
 def _allowed(pool: Sequence[ImageScores], excluded: Sequence[Sequence[Box]]) -> list[tuple[ImageScores, np.ndarray]]:
@@ -100,14 +100,14 @@ def best_regions(
         if len(picks) == count:
             return picks
     left = _allowed(pool, boxes)
-    if not any((shares > MOSTLY_EXCLUDED).any() for _, shares in left):
+    if not any((fractions > MOSTLY_EXCLUDED).any() for _, fractions in left):
         return picks
     total = sum(len(scores.grid) for scores in pool)
     # coverage zeroes what it takes, so its order holds; of a random order windows that overlap are passed over
     asked = total if strategy == "random" else min(total, 4 * count + 16)
     for number, window in select_windows([scores for scores, _ in left], strategy, Budget(windows=asked), seed):
-        scores, shares = left[number]
-        if shares[window] > MOSTLY_EXCLUDED:
+        scores, fractions = left[number]
+        if fractions[window] > MOSTLY_EXCLUDED:
             box = _box(scores, window)
             picks.append(Pick(number, box, None if strategy == "random" else float(scores.window_scores[window])))
             boxes[number].append(box)
@@ -168,8 +168,8 @@ def best_images(
     """
     rng = np.random.default_rng(seed)
     best = []
-    for number, (scores, shares) in enumerate(_allowed(pool, excluded)):
-        windows = np.flatnonzero(shares > MOSTLY_EXCLUDED)
+    for number, (scores, fractions) in enumerate(_allowed(pool, excluded)):
+        windows = np.flatnonzero(fractions > MOSTLY_EXCLUDED)
         if len(windows):
             values = scores.window_scores[windows]
             draw = rng.choice(windows) if strategy == "random" else windows[first_of_best(values)]

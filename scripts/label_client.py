@@ -37,7 +37,7 @@ from monai_kwtl.label.client.app_folder import make_app
 from monai_kwtl.label.client.client import LabelServer
 from monai_kwtl.label.state.studies import image_id
 from monai_kwtl.metrics import overlap, summarize
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 from monai_kwtl.utils.text import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     items = [item for item in load_pool(data) if item.get("label")]
     if options.images:
-        items = spread(items, options.images)
+        items = evenly_spaced(items, options.images)
     pool, test = split_pool_test(items, test_fraction=0.2, seed=options.seed)
     rows = []
     for strategy in options.strategies:

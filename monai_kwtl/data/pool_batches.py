@@ -13,7 +13,7 @@ from monai_kwtl.data.loading import DECODE_LIMIT, read_image
 from monai_kwtl.readers.slides import Slide
 from monai_kwtl.transforms.functional import normalize
 from monai_kwtl.utils.prefetch import prefetched
-from monai_kwtl.utils.sampling import evenly
+from monai_kwtl.utils.sampling import evenly_spaced_indices
 
 __all__ = ["PoolPart", "pool_batches", "pool_sample"]
 
@@ -49,7 +49,7 @@ def pool_sample(
     Returns:
         The parts; their order is that of the pool.
     """
-    chosen = evenly(len(items), limit).tolist()
+    chosen = evenly_spaced_indices(len(items), limit).tolist()
     side = min(largest, math.isqrt(most // max(1, len(chosen))))
     return [PoolPart(items[i], side, _CORNERS[n % len(_CORNERS)]) for n, i in enumerate(chosen)]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_kwtl.data.loading import read_image
 from monai_kwtl.transforms import PseudoLabel
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 
 logger = logging.getLogger("monai_kwtl")
 
@@ -31,7 +31,7 @@ def unlabelled_images(
     Returns:
         Dicts of ``name``, ``image``, uint8 (1, H, W), and ``label``, all 0.
     """
-    images = [(item["name"], read_image(item, rescale)) for item in spread(items, most)]
+    images = [(item["name"], read_image(item, rescale)) for item in evenly_spaced(items, most)]
     return [{"name": name, "image": image, "label": np.zeros_like(image)} for name, image in images]
 
 
@@ -66,7 +66,7 @@ def choose_pseudo_label(
         method = "otsu" if threshold is None and fraction is None else "equalize"
     if polarity == "auto":
         dark = PseudoLabel(method="otsu", polarity="dark", iterations=0)
-        shares = [float(dark(read_image(item, rescale)).mean()) for item in spread(items, 8)]
+        shares = [float(dark(read_image(item, rescale)).mean()) for item in evenly_spaced(items, 8)]
         polarity = "dark" if np.median(shares) <= 0.5 else "bright"
         logger.info(f"the cells are taken to be {polarity}; say --polarity dark or bright where that is wrong")
     return PseudoLabel(threshold=threshold, fraction=fraction, polarity=polarity, method=method, iterations=iterations)
@@ -90,7 +90,7 @@ def pseudo_labelled(
         Dicts of ``name``, ``image``, uint8 (1, H, W), and ``label``, uint8 (1, H, W), 0 or 1.
     """
     labelled = []
-    for item in spread(items, most):
+    for item in evenly_spaced(items, most):
         image = read_image(item, rescale)
         labelled.append({"name": item["name"], "image": image, "label": np.asarray(pseudo_label(image))})
     share = 100.0 * float(np.mean([entry["label"].mean() for entry in labelled]))

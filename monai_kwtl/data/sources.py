@@ -16,7 +16,7 @@ from monai_kwtl.data.pool import labelled, load_pool
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.synthetic import DOMAINS, make_pool
 from monai_kwtl.utils.distributed import on_main_process
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 
 __all__ = ["load_sources", "simulated_sources", "source_crops", "source_folders", "sources_hash"]
 
@@ -87,7 +87,7 @@ def load_sources(
     """
     loaded: dict[str, list[dict[str, Any]]] = {}
     for folder in map(Path, folders):
-        items = spread(labelled(load_pool(folder, option="--sources"), folder), most)
+        items = evenly_spaced(labelled(load_pool(folder, option="--sources"), folder), most)
         note = describe_label_values(items)
         if note:
             logger.info(f"{folder}: {note}")

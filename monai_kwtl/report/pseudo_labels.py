@@ -19,7 +19,7 @@ from monai_kwtl.report.pictures import for_display, shrink
 from monai_kwtl.transforms import PseudoLabel
 from monai_kwtl.utils.atomic import atomic_write
 from monai_kwtl.utils.distributed import is_main_process
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 from monai_kwtl.utils.tensorboard import open_log
 
 logger = logging.getLogger("monai_kwtl")
@@ -48,7 +48,7 @@ def preview_sheet(
         uint8 grey values, (rows, columns).
     """
     rows, names = [], []
-    for item in spread(items, most):
+    for item in evenly_spaced(items, most):
         image = read_image(item, rescale)
         stages = {"image": for_display(image)}
         for name, picture in pseudo_label.stages(image).items():

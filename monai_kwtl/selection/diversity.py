@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection.greedy import TIE, first_of_best, take_apart
-from monai_kwtl.utils.sampling import evenly
+from monai_kwtl.utils.sampling import evenly_spaced_indices
 from monai_kwtl.windows.scores import ImageScores, flat_windows
 
 __all__ = [
@@ -138,10 +138,10 @@ def herding(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     scores = np.concatenate([image.window_scores for image in pool])
     spread = np.ptp(scores)
     uncertainty = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores))
-    sample = evenly(len(points), MOST_POINTS)
+    sample = evenly_spaced_indices(len(points), MOST_POINTS)
     others = points[sample]
     weights = (uncertainty[sample] ** weight_of_scores(windows, pixels, pool)).astype(np.float32)
-    distances = pdist(points[evenly(len(points), 1024)])
+    distances = pdist(points[evenly_spaced_indices(len(points), 1024)])
     width = float(np.median(distances)) if len(distances) else 0.0
     width = width or 1.0
     nearest = np.zeros(len(others), dtype=np.float32)  # to the windows chosen: the largest k
@@ -201,7 +201,7 @@ def typical(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.ra
     """
     points = _points(pool, "typical")
     labelled = mostly_covered(pool)
-    sample = evenly(len(points), MOST_POINTS)
+    sample = evenly_spaced_indices(len(points), MOST_POINTS)
     seen = points[sample].astype(np.float64)
     spent = _clusters(pool, np.inf, pixels_covered(pool), 0)
     count = min(_clusters(pool, windows, pixels) + spent, len(np.unique(seen, axis=0)))

@@ -42,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hashing": ["file_sha256"],
         "json_documents": ["Checker", "LARGEST", "parse_json", "read_document", "short"],
         "prefetch": ["PrefetchingLoader", "prefetched"],
-        "sampling": ["evenly", "spread"],
+        "sampling": ["evenly_spaced", "evenly_spaced_indices"],
         "tensorboard": ["open_log", "remove_log"],
         "text": ["format_seconds", "format_table"],
     },

@@ -25,7 +25,7 @@ from monai_kwtl.data.pseudo_labels import choose_pseudo_label, pseudo_labelled
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.report.pseudo_labels import preview_sheet, show_preview
 from monai_kwtl.transforms import PseudoLabel
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def grey_of(item):
 @pytest.mark.parametrize("count", [1, 2, 5, 17])
 @pytest.mark.parametrize("most", [1, 2, 4, 17, 100])
 def test_some_of_many_are_spread_evenly(count, most):
-    chosen = spread(list(range(count)), most)
+    chosen = evenly_spaced(list(range(count)), most)
     assert len(chosen) == min(count, most) and chosen == sorted(set(chosen))
     assert chosen[0] == 0 and (most == 1 or chosen[-1] == count - 1)
     gaps = np.diff(chosen)
@@ -76,7 +76,7 @@ def test_some_of_many_are_spread_evenly(count, most):
 @pytest.mark.parametrize("most", [0, -3, 1.5, "all", None, True])
 def test_some_are_at_least_one(most):
     with pytest.raises(KWTLError, match="most_images must be a whole number, at least 1"):
-        spread([1, 2], most)
+        evenly_spaced([1, 2], most)
 
 
 # --- which pseudo-label -----------------------------------------------------------------------------------------------

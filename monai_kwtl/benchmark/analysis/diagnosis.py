@@ -29,7 +29,7 @@ from monai_kwtl.selection.diversity import principal_components
 from monai_kwtl.selection.regions import Region
 from monai_kwtl.selection.strategies import FEATURE_STRATEGIES
 from monai_kwtl.utils.atomic import atomic_write, write_text
-from monai_kwtl.utils.sampling import evenly
+from monai_kwtl.utils.sampling import evenly_spaced_indices
 from monai_kwtl.windows.scores import ImageScores
 
 __all__ = [
@@ -84,7 +84,7 @@ def spread_of(points: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
         Mean distance between two of the chosen over that of two of the pool, 1 where they differ as the pool does, 0
         for a single one; and the mean distance of the pool's windows to the nearest of the chosen, over the same.
     """
-    sample = points[evenly(len(points), _SAMPLE)]
+    sample = points[evenly_spaced_indices(len(points), _SAMPLE)]
     scale = float(pdist(sample).mean()) if len(sample) > 1 else 0.0
     taken = points[chosen]
     between = float(pdist(taken).mean()) if len(taken) > 1 else 0.0

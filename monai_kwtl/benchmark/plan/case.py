@@ -21,7 +21,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.device import choose_device
 from monai_kwtl.networks.weights import start_sha256
 from monai_kwtl.selection.budget import Budget
-from monai_kwtl.utils.sampling import spread
+from monai_kwtl.utils.sampling import evenly_spaced
 from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["Case", "WEIGHED_BY", "forget_data", "source_names"]
@@ -53,7 +53,7 @@ def _splits(folder: Path, protocol: str, count: int, fraction: float, block: str
         raise KWTLError(
             f"{folder}: {len(unlabelled)} images have no mask, first {unlabelled[0]}; a benchmark needs all."
         )
-    return make_splits(items if most is None else spread(items, most), protocol, count, fraction, block)
+    return make_splits(items if most is None else evenly_spaced(items, most), protocol, count, fraction, block)
 
 
 def _identity(items: Items) -> str:

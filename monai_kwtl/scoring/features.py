@@ -15,7 +15,7 @@ from monai_kwtl.networks.choice import has_latent
 from monai_kwtl.readers.slides import ImageInMemory, Slide
 from monai_kwtl.scoring.tiles import latent_and_logits, padded_tiles
 from monai_kwtl.windows.blocks import cells_of
-from monai_kwtl.windows.grid import WindowGrid, block_sums
+from monai_kwtl.windows.grid import WindowGrid, rectangle_sums
 
 __all__ = ["WindowMeans", "window_features"]
 
@@ -101,14 +101,14 @@ class WindowMeans:
         """Return the result of :func:`window_features`, once all tiles are in."""
         if self._cells is None:  # cannot be: an image has at least one tile
             raise KWTLError("the image is empty.")
-        weights = np.maximum(block_sums(self._weight[..., 0], self._spans), 1e-6)
+        weights = np.maximum(rectangle_sums(self._weight[..., 0], self._spans), 1e-6)
         half = self._cells.shape[-1] // 2
         means = np.empty((len(self.grid), 2 * half), dtype=np.float32)
         for first in range(0, 2 * half, _GROUP):
             for part in (slice(first, min(first + _GROUP, half)), slice(max(first, half), first + _GROUP)):
                 if part.start < part.stop:  # a group may lie in both halves
                     cells = np.moveaxis(self._cells[..., part], -1, 0).astype(np.float64, order="C")
-                    sums = block_sums(cells, self._spans) / (weights if part.start >= half else self._areas)
+                    sums = rectangle_sums(cells, self._spans) / (weights if part.start >= half else self._areas)
                     means[:, part] = sums.reshape(len(sums), -1).T
         for part in (slice(0, half), slice(half, None)):
             length = np.sqrt((means[:, part].astype(np.float64) ** 2).sum(1, keepdims=True))

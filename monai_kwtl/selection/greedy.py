@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from monai_kwtl.windows.grid import block_sums
+from monai_kwtl.windows.grid import rectangle_sums
 from monai_kwtl.windows.scores import ImageScores, flat_windows, free_windows
 
 __all__ = ["Coverage", "TIE", "first_of_best", "ranked", "take_apart", "take_in_order"]
@@ -104,7 +104,7 @@ class Coverage:
         block = slice(top[r0], bottom[r1 - 1]), slice(left[c0], right[c1 - 1])
         spans = (top[r0:r1] - top[r0], bottom[r0:r1] - top[r0], left[c0:c1] - left[c0], right[c0:c1] - left[c0])
         both = np.stack([self.cells[image][block], self._area(image)[block]])
-        sums, areas = block_sums(both, spans)
+        sums, areas = rectangle_sums(both, spans)
         gains = self.gains[image].reshape(len(grid.rows), len(grid.columns))[r0:r1, c0:c1]
         gains[...] = np.where((areas > 0) & (gains > -np.inf), sums, -np.inf)
 

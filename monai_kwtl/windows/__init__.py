@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "blocks": ["CellReduction", "cells_of", "window_extremes"],
         "box": ["Box", "pixels_inside"],
-        "grid": ["WindowGrid", "block_sums", "window_starts"],
+        "grid": ["WindowGrid", "rectangle_sums", "window_starts"],
         "scores": ["ImageScores", "flat_windows", "free_windows"],
     },
 )

@@ -9,10 +9,10 @@ import numpy as np
 
 from monai_kwtl.errors import KWTLError
 
-__all__ = ["WindowGrid", "block_sums", "window_starts"]
+__all__ = ["WindowGrid", "rectangle_sums", "window_starts"]
 
 
-def block_sums(cells: np.ndarray, spans: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def rectangle_sums(cells: np.ndarray, spans: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Sum rectangles of an array by an integral image in float64.
 
     Args:
@@ -158,7 +158,7 @@ class WindowGrid:
         Returns:
             Sums, float64, shape (..., window rows, window columns).
         """
-        return block_sums(cells, self.spans)
+        return rectangle_sums(cells, self.spans)
 
     def window_means(self, cells: np.ndarray) -> np.ndarray:
         """Return the mean of a map over every window, from its sums over cells.

@@ -13,7 +13,7 @@ from monai_kwtl.errors import KWTLError
 from monai_kwtl.networks.fcrn import FCRN
 from monai_kwtl.scoring.score_map import ScoreMapInferer
 from monai_kwtl.scoring.window_scores import WindowScoreInferer, exact_window_scores, prepare_image
-from monai_kwtl.windows.grid import WindowGrid, block_sums, window_starts
+from monai_kwtl.windows.grid import WindowGrid, rectangle_sums, window_starts
 
 quick = settings(deadline=None, database=None, max_examples=200)
 sides = st.integers(1, 90)
@@ -153,13 +153,13 @@ def test_a_map_of_another_size_is_refused():
         WindowGrid(10, 12).cell_sums(np.zeros((12, 10)))
 
 
-def test_block_sums_equal_a_loop():
+def test_rectangle_sums_equal_a_loop():
     cells = np.random.default_rng(0).random((7, 9))
     top, bottom, left, right = np.array([0, 2, 6]), np.array([3, 7, 7]), np.array([0, 4]), np.array([9, 5])
     expected = [
         [cells[t:b, le:r].sum() for le, r in zip(left, right, strict=True)] for t, b in zip(top, bottom, strict=True)
     ]
-    np.testing.assert_allclose(block_sums(cells, (top, bottom, left, right)), expected, rtol=1e-12)
+    np.testing.assert_allclose(rectangle_sums(cells, (top, bottom, left, right)), expected, rtol=1e-12)
 
 
 # ---- exact scores and the inferer

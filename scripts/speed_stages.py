@@ -209,8 +209,8 @@ def benchmark_coverage(options: argparse.Namespace) -> dict:
         pool = []
         for number in range(images):
             grid = WindowGrid(side, side, 256, 30)
-            cells = grid.cell_areas() * rng.random((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
-            pool.append(ImageScores(f"{number:05}", None, "", grid, grid.window_means(cells), cells))
+            blocks = grid.block_areas() * rng.random((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
+            pool.append(ImageScores(f"{number:05}", None, "", grid, grid.window_means(blocks), blocks))
         area = sum(image.grid.height * image.grid.width for image in pool)
         for name, budget in {"100": Budget(windows=100), "half the pixels": Budget(pixels=area // 2)}.items():
             begun = time.perf_counter()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from monai_kwtl.readers.slides import ImageInMemory, Slide, bands
-from monai_kwtl.windows.blocks import CellReduction, window_extremes
+from monai_kwtl.windows.blocks import BlockReduction, window_extremes
 from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["ContrastLevels", "levels_between", "window_ranges"]
@@ -16,13 +16,13 @@ __all__ = ["ContrastLevels", "levels_between", "window_ranges"]
 def window_ranges(image: ImageInMemory | Slide, grid: WindowGrid) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and largest grey value inside each window, float64, shape (len(grid),) each."""
     ends = [(np.minimum, np.inf), (np.maximum, -np.inf)]
-    cells = [CellReduction(grid, operation, start) for operation, start in ends]
+    blocks = [BlockReduction(grid, operation, start) for operation, start in ends]
     for rows in bands(image.height, image.width):
         columns = slice(0, image.width)
         grey = image.read(rows, columns)[0, 0].cpu().numpy()
-        for reduction in cells:
+        for reduction in blocks:
             reduction.add(rows, columns, grey)
-    low, high = (window_extremes(grid, c.cells, operation) for c, (operation, _) in zip(cells, ends, strict=True))
+    low, high = (window_extremes(grid, c.blocks, operation) for c, (operation, _) in zip(blocks, ends, strict=True))
     return low, high
 
 

@@ -14,12 +14,12 @@ from monai_kwtl.inferers.tiled import Tile, TiledInferer, stride_of
 from monai_kwtl.networks.choice import has_latent
 from monai_kwtl.readers.slides import ImageInMemory, Slide
 from monai_kwtl.scoring.tiles import latent_and_logits, padded_tiles
-from monai_kwtl.windows.blocks import cells_of
+from monai_kwtl.windows.blocks import blocks_of
 from monai_kwtl.windows.grid import WindowGrid, rectangle_sums
 
 __all__ = ["WindowMeans", "window_features"]
 
-_MOST_BYTES = 3 << 29  # of the sums over cells
+_MOST_BYTES = 3 << 29  # of the sums over blocks
 _GROUP = 64  # channels that are summed up over windows at once
 
 
@@ -62,7 +62,7 @@ class WindowMeans:
         self._spans = tuple(np.searchsorted(*pair) for pair in pairs)
         self._areas = np.outer(bottom - top, right - left)
         self._weight = np.zeros((len(self._rows), len(self._columns), 1))
-        self._cells: np.ndarray | None = None  # rows, columns, channels: twice those of the latent
+        self._blocks: np.ndarray | None = None  # rows, columns, channels: twice those of the latent
 
     def add(self, tile: Tile, latent: torch.Tensor, logits: torch.Tensor) -> None:
         """Take in a tile.
@@ -76,39 +76,42 @@ class WindowMeans:
             KWTLError: where the windows are so many that their sums fill the memory.
         """
         stride, channels = self.stride, latent.shape[1]
-        if self._cells is None:
+        if self._blocks is None:
             if 2 * channels * self._weight.size * 4 > _MOST_BYTES:
                 raise KWTLError(f"an image has {len(self.grid)} windows, too many to compare; use a larger --step.")
-            self._cells = np.zeros((*self._weight.shape[:2], 2 * channels), dtype=np.float32)
+            self._blocks = np.zeros((*self._weight.shape[:2], 2 * channels), dtype=np.float32)
         seen = tuple(slice(s.start // stride, s.stop // stride) for s in tile.within)
         kept = tuple(slice(s.start // stride, s.stop // stride) for s in tile.kept)
         probability = F.avg_pool2d(torch.sigmoid(logits.float()), stride)[0].permute(1, 2, 0)[seen].cpu().numpy()
         values = latent[0].permute(1, 2, 0)[seen].float().cpu().numpy()
-        self._add(self._cells[..., :channels], kept, values)
-        self._add(self._cells[..., channels:], kept, values * probability)
+        self._add(self._blocks[..., :channels], kept, values)
+        self._add(self._blocks[..., channels:], kept, values * probability)
         self._add(self._weight, kept, probability)
 
-    def _add(self, cells: np.ndarray, where: tuple[slice, slice], values: np.ndarray) -> None:
-        """Add a rectangle of a map, shape (h, w, C), to its sums over cells; a cell ends where the next one begins."""
+    def _add(self, blocks: np.ndarray, where: tuple[slice, slice], values: np.ndarray) -> None:
+        """Add a rectangle of a map, shape (h, w, C), to its sums over blocks.
+
+        A block ends where the next one begins.
+        """
         (rows, down), (columns, along) = (
-            cells_of(edges, part) for edges, part in zip((self._rows, self._columns), where, strict=True)
+            blocks_of(edges, part) for edges, part in zip((self._rows, self._columns), where, strict=True)
         )
         strips = np.stack([values[a:b].sum(0) for a, b in pairwise([*down, values.shape[0]])])
         for column, (a, b) in enumerate(pairwise([*along, values.shape[1]]), start=columns.start):
-            cells[rows, column] += strips[:, a:b].sum(1)
+            blocks[rows, column] += strips[:, a:b].sum(1)
 
     def rows(self) -> np.ndarray:
         """Return the result of :func:`window_features`, once all tiles are in."""
-        if self._cells is None:  # cannot be: an image has at least one tile
+        if self._blocks is None:  # cannot be: an image has at least one tile
             raise KWTLError("the image is empty.")
         weights = np.maximum(rectangle_sums(self._weight[..., 0], self._spans), 1e-6)
-        half = self._cells.shape[-1] // 2
+        half = self._blocks.shape[-1] // 2
         means = np.empty((len(self.grid), 2 * half), dtype=np.float32)
         for first in range(0, 2 * half, _GROUP):
             for part in (slice(first, min(first + _GROUP, half)), slice(max(first, half), first + _GROUP)):
                 if part.start < part.stop:  # a group may lie in both halves
-                    cells = np.moveaxis(self._cells[..., part], -1, 0).astype(np.float64, order="C")
-                    sums = rectangle_sums(cells, self._spans) / (weights if part.start >= half else self._areas)
+                    blocks = np.moveaxis(self._blocks[..., part], -1, 0).astype(np.float64, order="C")
+                    sums = rectangle_sums(blocks, self._spans) / (weights if part.start >= half else self._areas)
                     means[:, part] = sums.reshape(len(sums), -1).T
         for part in (slice(0, half), slice(half, None)):
             length = np.sqrt((means[:, part].astype(np.float64) ** 2).sum(1, keepdims=True))

@@ -78,8 +78,8 @@ def unpack_scores(
         return None
     if arrays["window_scores"].shape != (len(grid),) or arrays["foreground"].shape != (len(grid),):
         return None
-    cells = arrays.get("cells")
-    if cells is not None and cells.shape != (len(grid.row_edges) - 1, len(grid.column_edges) - 1):
+    blocks = arrays.get("cells")
+    if blocks is not None and blocks.shape != (len(grid.row_edges) - 1, len(grid.column_edges) - 1):
         return None
     foreground_scores, features = arrays.get("foreground_scores"), arrays.get("features")
     if foreground_scores is not None and foreground_scores.shape != (len(grid),):
@@ -92,7 +92,7 @@ def unpack_scores(
         sha256=item["sha256"],
         grid=grid,
         window_scores=arrays["window_scores"],
-        cells=cells,
+        blocks=blocks,
         foreground=arrays["foreground"],
         foreground_scores=foreground_scores,
         features=features,

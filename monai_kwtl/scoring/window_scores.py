@@ -16,7 +16,7 @@ from monai_kwtl.scoring.contrast import ContrastLevels, window_ranges
 from monai_kwtl.scoring.features import WindowMeans, window_features
 from monai_kwtl.scoring.score_map import ScoreMapInferer
 from monai_kwtl.scoring.tiles import ScoredTile, can_be_tiled, scored_tiles
-from monai_kwtl.windows.blocks import CellReduction
+from monai_kwtl.windows.blocks import BlockReduction
 from monai_kwtl.windows.grid import WindowGrid
 
 __all__ = ["LARGEST_MAP", "WindowScoreInferer", "exact_window_scores", "prepare_image"]
@@ -52,7 +52,7 @@ class WindowScoreInferer(Inferer):
         batch_size: windows scored at once when exact.
         contrast: ``"image"``: auto-contrast stretches what the whole image holds; ``"window"``: what each window holds,
             as the authors' code does, interpolated between a few contrasts (see
-            :class:`~monai_kwtl.scoring.ContrastLevels`). The map and its cells are those of ``"image"`` either way.
+            :class:`~monai_kwtl.scoring.ContrastLevels`). The map and its blocks are those of ``"image"`` either way.
         spacing: of those contrasts, in grey levels.
         features: whether windows are also described by the network's latent, which some strategies need.
 
@@ -98,7 +98,7 @@ class WindowScoreInferer(Inferer):
 
         Returns:
             ``grid``; ``window_scores`` and ``foreground`` (mean probability of foreground), float64 (len(grid),);
-            ``cells``, the sums of the score map over the grid's cells, and ``foreground_scores``, the mean of score
+            ``cells``, the sums of the score map over the grid's blocks, and ``foreground_scores``, the mean of score
             times probability, float64 (len(grid),), both None when exact; ``features``, None unless they are asked
             for; ``score`` and
             ``probability``, the maps, float32 arrays (H, W), None where they would be larger than ``LARGEST_MAP``.
@@ -111,12 +111,12 @@ class WindowScoreInferer(Inferer):
             described = WindowMeans(image.height, image.width, network, grid, self.scorer.inferer)
         elif self.features:
             features = window_features(image, network, grid, self.scorer.inferer)
-        score, foreground, on_foreground = CellReduction(grid), CellReduction(grid), CellReduction(grid)
+        score, foreground, on_foreground = BlockReduction(grid), BlockReduction(grid), BlockReduction(grid)
         maps = None
         if image.height * image.width <= LARGEST_MAP:
             maps = [np.empty((image.height, image.width), dtype=np.float32) for _ in range(2)]
         levels = ContrastLevels(*window_ranges(image, grid), self.spacing) if self.by_window else None
-        at_level = [CellReduction(grid) for _ in levels.pairs] if levels is not None else []
+        at_level = [BlockReduction(grid) for _ in levels.pairs] if levels is not None else []
         for tile in self._tiles(image, network, grid, levels, described):
             where = tile.rows, tile.columns
             score.add(*where, tile.score)
@@ -132,17 +132,17 @@ class WindowScoreInferer(Inferer):
             one_by_one = lambda crops: self.scorer(crops, network)["score"]  # noqa: E731
             window_scores = exact_window_scores(whole, grid, one_by_one, self.batch_size)
         elif levels is not None:
-            means = np.stack([grid.window_means(reduction.cells) for reduction in at_level])
+            means = np.stack([grid.window_means(reduction.blocks) for reduction in at_level])
             window_scores = (levels.weights * means).sum(0)
         else:
-            window_scores = grid.window_means(score.cells)
+            window_scores = grid.window_means(score.blocks)
         return {
             "grid": grid,
             "window_scores": window_scores,
-            "foreground": grid.window_means(foreground.cells),
-            "foreground_scores": None if self.exact else grid.window_means(on_foreground.cells),
+            "foreground": grid.window_means(foreground.blocks),
+            "foreground_scores": None if self.exact else grid.window_means(on_foreground.blocks),
             "features": features if described is None else described.rows(),
-            "cells": None if self.exact else score.cells,
+            "cells": None if self.exact else score.blocks,
             "score": None if maps is None else maps[0],
             "probability": None if maps is None else maps[1],
         }

@@ -53,17 +53,17 @@ class Coverage:
         self.pool = pool
         self.pixels = 0.0
         self._areas: dict[int, np.ndarray] = {}
-        self.cells = [self._left_over(image) for image in pool] if with_scores else []
-        self.gains = [i.grid.window_sums(c).reshape(-1) for i, c in zip(pool, self.cells, strict=bool(with_scores))]
+        self.blocks = [self._left_over(image) for image in pool] if with_scores else []
+        self.gains = [i.grid.window_sums(c).reshape(-1) for i, c in zip(pool, self.blocks, strict=bool(with_scores))]
         for image, gains in enumerate(self.gains):
             if pool[image].covered is not None:
                 gains[pool[image].grid.window_sums(self._area(image)).reshape(-1) == 0] = -np.inf
 
     @staticmethod
     def _left_over(image: ImageScores) -> np.ndarray:
-        """Sum the score map over cells, less the covered fraction; within a cell the score is even."""
-        cells = image.cells.astype(np.float64)
-        return cells if image.covered is None else cells * (1.0 - image.covered / image.grid.cell_areas())
+        """Sum the score map over blocks, less the covered fraction; within a block the score is even."""
+        blocks = image.blocks.astype(np.float64)
+        return blocks if image.covered is None else blocks * (1.0 - image.covered / image.grid.block_areas())
 
     def _where(self, image: int, window: int) -> tuple[slice, slice]:
         grid = self.pool[image].grid
@@ -74,7 +74,7 @@ class Coverage:
     def _area(self, image: int) -> np.ndarray:
         if image not in self._areas:
             covered = self.pool[image].covered
-            self._areas[image] = self.pool[image].grid.cell_areas() - (0.0 if covered is None else covered)
+            self._areas[image] = self.pool[image].grid.block_areas() - (0.0 if covered is None else covered)
         return self._areas[image]
 
     def new_pixels(self, image: int, window: int) -> float:
@@ -90,8 +90,8 @@ class Coverage:
         where = self._where(image, window)
         self.pixels += self.new_pixels(image, window)
         self._area(image)[where] = 0.0
-        if self.cells:
-            self.cells[image][where] = 0.0
+        if self.blocks:
+            self.blocks[image][where] = 0.0
             self._update(image, window)
 
     def _update(self, image: int, window: int) -> None:
@@ -103,7 +103,7 @@ class Coverage:
         c0, c1 = np.searchsorted(right, columns.start, side="right"), np.searchsorted(left, columns.stop, side="left")
         block = slice(top[r0], bottom[r1 - 1]), slice(left[c0], right[c1 - 1])
         spans = (top[r0:r1] - top[r0], bottom[r0:r1] - top[r0], left[c0:c1] - left[c0], right[c0:c1] - left[c0])
-        both = np.stack([self.cells[image][block], self._area(image)[block]])
+        both = np.stack([self.blocks[image][block], self._area(image)[block]])
         sums, areas = rectangle_sums(both, spans)
         gains = self.gains[image].reshape(len(grid.rows), len(grid.columns))[r0:r1, c0:c1]
         gains[...] = np.where((areas > 0) & (gains > -np.inf), sums, -np.inf)

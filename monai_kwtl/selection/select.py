@@ -83,7 +83,7 @@ def cover(scores: ImageScores, regions: Iterable[Region]) -> ImageScores:
     covered = np.zeros((scores.grid.height, scores.grid.width), dtype=np.uint8)
     for r in mine:
         covered[r.box.slices] = 1
-    return replace(scores, covered=scores.grid.cell_sums(covered)) if covered.any() else scores
+    return replace(scores, covered=scores.grid.block_sums(covered)) if covered.any() else scores
 
 
 def check_free(items: Iterable[Mapping[str, Any]], window: int, step: int, regions: Sequence[Region]) -> None:

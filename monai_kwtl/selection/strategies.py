@@ -26,7 +26,7 @@ def _coverage(pool: Sequence[ImageScores], windows: int, pixels: float, rng: np.
 
     What is labelled or assigned already counts as covered from the start.
     """
-    if any(image.cells is None for image in pool):
+    if any(image.blocks is None for image in pool):
         raise KWTLError("strategy 'coverage' needs score maps; exact scoring has none: use --exact false or top_k.")
     offsets = np.cumsum([0, *(len(image.grid) for image in pool)])
     covered, chosen = Coverage(pool, with_scores=True), []

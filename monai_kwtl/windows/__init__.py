@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["blocks", "box", "grid", "scores"],
     submod_attrs={
-        "blocks": ["CellReduction", "cells_of", "window_extremes"],
+        "blocks": ["BlockReduction", "blocks_of", "window_extremes"],
         "box": ["Box", "pixels_inside"],
         "grid": ["WindowGrid", "rectangle_sums", "window_starts"],
         "scores": ["ImageScores", "flat_windows", "free_windows"],

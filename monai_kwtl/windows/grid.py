@@ -12,19 +12,19 @@ from monai_kwtl.errors import KWTLError
 __all__ = ["WindowGrid", "rectangle_sums", "window_starts"]
 
 
-def rectangle_sums(cells: np.ndarray, spans: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def rectangle_sums(blocks: np.ndarray, spans: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Sum rectangles of an array by an integral image in float64.
 
     Args:
-        cells: shape (..., rows, columns).
+        blocks: shape (..., rows, columns).
         spans: first row and row after the last of each row of rectangles, then the same of columns.
 
     Returns:
         Sums, float64, shape (..., len(spans[0]), len(spans[2])).
     """
     top, bottom, left, right = spans
-    integral = np.zeros((*cells.shape[:-2], cells.shape[-2] + 1, cells.shape[-1] + 1))
-    integral[..., 1:, 1:] = cells.cumsum(axis=-2).cumsum(axis=-1)
+    integral = np.zeros((*blocks.shape[:-2], blocks.shape[-2] + 1, blocks.shape[-1] + 1))
+    integral[..., 1:, 1:] = blocks.cumsum(axis=-2).cumsum(axis=-1)
     rows = integral[..., bottom, :] - integral[..., top, :]
     return rows[..., right] - rows[..., left]
 
@@ -55,10 +55,10 @@ def window_starts(length: int, window: int, step: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """Overlapping windows of one size over an image, and the cells that their edges cut the image into.
+    """Overlapping windows of one size over an image, and the blocks that their edges cut the image into.
 
-    Every window is a union of cells, so sums over windows, and over what is left of a window when others are taken
-    away, follow exactly from the sums over cells; the map itself need not be kept.
+    Every window is a union of blocks, so sums over windows, and over what is left of a window when others are taken
+    away, follow exactly from the sums over blocks; the map itself need not be kept.
 
     Args:
         height: rows of the image.
@@ -111,17 +111,17 @@ class WindowGrid:
 
     @cached_property
     def row_edges(self) -> np.ndarray:
-        """Rows at which a window starts or ends: the horizontal edges of the cells."""
+        """Rows at which a window starts or ends: the horizontal edges of the blocks."""
         return np.unique(np.concatenate([self.rows, self.rows + self.size[0]]))
 
     @cached_property
     def column_edges(self) -> np.ndarray:
-        """Columns at which a window starts or ends: the vertical edges of the cells."""
+        """Columns at which a window starts or ends: the vertical edges of the blocks."""
         return np.unique(np.concatenate([self.columns, self.columns + self.size[1]]))
 
     @cached_property
     def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """First and last-plus-one cell of each row of windows, then of each column of windows."""
+        """First and last-plus-one block of each row of windows, then of each column of windows."""
         bottom, right = self.rows + self.size[0], self.columns + self.size[1]
         return (
             np.searchsorted(self.row_edges, self.rows),
@@ -130,18 +130,18 @@ class WindowGrid:
             np.searchsorted(self.column_edges, right),
         )
 
-    def cell_areas(self) -> np.ndarray:
-        """Return the pixels of each cell, float64, shape (cell rows, cell columns)."""
+    def block_areas(self) -> np.ndarray:
+        """Return the pixels of each block, float64, shape (block rows, block columns)."""
         return np.outer(np.diff(self.row_edges), np.diff(self.column_edges)).astype(np.float64)
 
-    def cell_sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum a map over every cell, in float64.
+    def block_sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum a map over every block, in float64.
 
         Args:
             values: map of shape (..., height, width), any real type.
 
         Returns:
-            Sums, float64, shape (..., cell rows, cell columns).
+            Sums, float64, shape (..., block rows, block columns).
         """
         values = np.asarray(values)
         if values.shape[-2:] != (self.height, self.width):
@@ -149,25 +149,25 @@ class WindowGrid:
         rows = np.add.reduceat(values, self.row_edges[:-1], axis=-2, dtype=np.float64)
         return np.add.reduceat(rows, self.column_edges[:-1], axis=-1)
 
-    def window_sums(self, cells: np.ndarray) -> np.ndarray:
-        """Sum cells over every window by an integral image in float64.
+    def window_sums(self, blocks: np.ndarray) -> np.ndarray:
+        """Sum blocks over every window by an integral image in float64.
 
         Args:
-            cells: sums over cells, shape (..., cell rows, cell columns).
+            blocks: sums over blocks, shape (..., block rows, block columns).
 
         Returns:
             Sums, float64, shape (..., window rows, window columns).
         """
-        return rectangle_sums(cells, self.spans)
+        return rectangle_sums(blocks, self.spans)
 
-    def window_means(self, cells: np.ndarray) -> np.ndarray:
-        """Return the mean of a map over every window, from its sums over cells.
+    def window_means(self, blocks: np.ndarray) -> np.ndarray:
+        """Return the mean of a map over every window, from its sums over blocks.
 
         Args:
-            cells: sums over cells, shape (..., cell rows, cell columns).
+            blocks: sums over blocks, shape (..., block rows, block columns).
 
         Returns:
             Means, float64, row-major, shape (..., len(self)).
         """
-        sums = self.window_sums(cells) / (self.size[0] * self.size[1])
-        return sums.reshape(*cells.shape[:-2], len(self))
+        sums = self.window_sums(blocks) / (self.size[0] * self.size[1])
+        return sums.reshape(*blocks.shape[:-2], len(self))

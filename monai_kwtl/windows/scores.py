@@ -22,9 +22,9 @@ class ImageScores:
         sha256: of the file.
         grid: the windows.
         window_scores: mean score of each window, float64, shape (len(grid),), row-major.
-        cells: sums of the score map over the grid's cells, or None where windows were scored one by one.
+        blocks: sums of the score map over the grid's blocks, or None where windows were scored one by one.
         foreground: predicted foreground fraction of each window, shape (len(grid),), in [0, 1].
-        covered: pixels of each cell that are labelled or assigned already, shape of ``cells``; None: none are.
+        covered: pixels of each block that are labelled or assigned already, shape of ``blocks``; None: none are.
         foreground_scores: part of each window's mean score that lies on predicted foreground: the mean of score times
             probability, shape (len(grid),).
         features: of each window, shape (len(grid), D), as :mod:`monai_kwtl.scoring.features` makes them.
@@ -35,7 +35,7 @@ class ImageScores:
     sha256: str
     grid: WindowGrid
     window_scores: np.ndarray
-    cells: np.ndarray | None = None
+    blocks: np.ndarray | None = None
     foreground: np.ndarray | None = None
     covered: np.ndarray | None = None
     foreground_scores: np.ndarray | None = None

@@ -31,9 +31,9 @@ def output_of(item, seed=0):
     rng = np.random.default_rng([seed, int(item["sha256"][:8], 16)])
     score = rng.exponential(size=(item["height"], item["width"])).astype(np.float32)
     probability = rng.random(score.shape).astype(np.float32)
-    cells = grid.cell_sums(score)
-    foreground = grid.window_means(grid.cell_sums(probability))
-    found = {"grid": grid, "window_scores": grid.window_means(cells), "foreground": foreground, "cells": cells}
+    blocks = grid.block_sums(score)
+    foreground = grid.window_means(grid.block_sums(probability))
+    found = {"grid": grid, "window_scores": grid.window_means(blocks), "foreground": foreground, "cells": blocks}
     return found | {"score": score, "probability": probability}
 
 

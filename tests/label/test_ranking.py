@@ -17,8 +17,8 @@ def pool_of(maps: list[np.ndarray], window: int = 24, step: int = 9) -> list[Ima
     pool = []
     for number, score in enumerate(maps):
         grid = WindowGrid(*score.shape, window, step)
-        cells = grid.cell_sums(score)
-        pool.append(ImageScores(f"{number}.png", None, f"{number:064x}", grid, grid.window_means(cells), cells))
+        blocks = grid.block_sums(score)
+        pool.append(ImageScores(f"{number}.png", None, f"{number:064x}", grid, grid.window_means(blocks), blocks))
     return pool
 
 

@@ -29,18 +29,19 @@ def scored(number: int = 0, height: int = 40, width: int = 53) -> dict:
     rng = np.random.default_rng(number)
     score, probability = rng.random((2, height, width), dtype=np.float32)
     grid = WindowGrid(height, width, 16, 7)
-    cells = grid.cell_sums(score)
-    means = grid.window_means(cells)
-    foreground = grid.window_means(grid.cell_sums(probability))
+    blocks = grid.block_sums(score)
+    means = grid.window_means(blocks)
+    foreground = grid.window_means(grid.block_sums(probability))
     return {
-        "window_scores": means, "foreground": foreground, "cells": cells, "score": score, "probability": probability
+        "window_scores": means, "foreground": foreground, "cells": blocks, "score": score, "probability": probability
     }  # fmt: skip
 
 
 def same(sidecar: Sidecar, number: int) -> bool:
     scores, expected = sidecar.get(SCORING, item(number)), scored(number)
     return scores is not None and all(
-        np.array_equal(getattr(scores, n), expected[n]) for n in ("window_scores", "cells")
+        np.array_equal(getattr(scores, n), expected[m])
+        for n, m in (("window_scores", "window_scores"), ("blocks", "cells"))
     )
 
 

@@ -221,10 +221,10 @@ def pools(draw):
         height, width = draw(st.integers(9, 40)), draw(st.integers(9, 40))
         grid = WindowGrid(height, width, 12, 5)
         values = rng.integers(0, 1000, (height, width)).astype(np.float64)
-        cells = grid.cell_sums(values)
-        means, foreground = grid.window_means(cells), rng.random(len(grid))
+        blocks = grid.block_sums(values)
+        means, foreground = grid.window_means(blocks), rng.random(len(grid))
         scores = ImageScores(
-            f"{index}.png", None, "0" * 64, grid, means, cells, foreground,
+            f"{index}.png", None, "0" * 64, grid, means, blocks, foreground,
             foreground_scores=means * foreground, features=rng.normal(size=(len(grid), 4)),
         )  # fmt: skip
         images.append((scores, values))
@@ -285,13 +285,13 @@ def test_coverage_takes_what_is_left_beside_a_labelled_region():
     grid = WindowGrid(12, 24, 12, 4)
     values = np.ones((12, 24))
     values[:, :12] = 9.0
-    cells = grid.cell_sums(values)
-    scores = ImageScores("a", None, "0" * 64, grid, grid.window_means(cells), cells)
+    blocks = grid.block_sums(values)
+    scores = ImageScores("a", None, "0" * 64, grid, grid.window_means(blocks), blocks)
     (first,) = select_windows([scores], "coverage", Budget(windows=1))
     assert grid.x[first[1]] == 0
     (next_,) = select_windows([cover(scores, [region("a", 0, 0, 12, 12)])], "coverage", Budget(windows=1))
     assert grid.x[next_[1]] == 12
-    part = cover(scores, [region("a", 0, 0, 6, 12)])  # not on the edges of cells
+    part = cover(scores, [region("a", 0, 0, 6, 12)])  # not on the edges of blocks
     assert grid.x[select_windows([part], "coverage", Budget(windows=1))[0][1]] in (4, 8)
 
 

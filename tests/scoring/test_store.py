@@ -25,12 +25,12 @@ def scored(height=40, width=53, window=16, step=7, seed=0, exact=False):
     rng = np.random.default_rng(seed)
     score = rng.exponential(size=(height, width)).astype(np.float32)
     probability = rng.random((height, width)).astype(np.float32)
-    cells = grid.cell_sums(score)
+    blocks = grid.block_sums(score)
     return {
         "grid": grid,
-        "window_scores": grid.window_means(cells),
-        "foreground": grid.window_means(grid.cell_sums(probability)),
-        "cells": None if exact else cells,
+        "window_scores": grid.window_means(blocks),
+        "foreground": grid.window_means(grid.block_sums(probability)),
+        "cells": None if exact else blocks,
         "score": score,
         "probability": probability,
     }
@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, exact, page):
     for name in ("window_scores", "foreground"):
         assert getattr(back, name).dtype == np.float64
         assert np.array_equal(getattr(back, name), output[name])  # bit for bit: a second run selects the same
-    assert back.cells is None if exact else np.array_equal(back.cells, output["cells"])
+    assert back.blocks is None if exact else np.array_equal(back.blocks, output["cells"])
 
 
 def test_maps_come_back_in_256_steps(tmp_path):

@@ -89,7 +89,7 @@ def test_dense_scores_are_means_over_the_pixels_of_each_window(rng, height, widt
     np.testing.assert_allclose(found["probability"], np.vectorize(probability)(image), rtol=1e-5)
 
 
-def test_the_cells_add_up_to_the_map(rng):
+def test_the_blocks_add_up_to_the_map(rng):
     found = WindowScoreInferer(ScoreMapInferer(measure="entropy"), WINDOW, STEP)(batch(picture(rng, 45, 70)), Steep())
     assert found["cells"].shape == (len(found["grid"].row_edges) - 1, len(found["grid"].column_edges) - 1)
     assert found["cells"].sum() == pytest.approx(found["score"].sum(dtype=np.float64), rel=1e-12)

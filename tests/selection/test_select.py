@@ -19,10 +19,10 @@ from monai_kwtl.windows.scores import ImageScores
 def scored(name, height, width, window=12, step=5, page=None, seed=0):
     grid = WindowGrid(height, width, window, step)
     values = np.random.default_rng(seed).random((height, width))
-    cells = grid.cell_sums(values)
-    means = grid.window_means(cells)
+    blocks = grid.block_sums(values)
+    means = grid.window_means(blocks)
     further = {"foreground_scores": 0.25 * means, "features": np.stack([means, means % 7, means % 11], axis=1)}
-    return ImageScores(name, page, name * 3, grid, means, cells, np.full(len(grid), 0.25), **further)
+    return ImageScores(name, page, name * 3, grid, means, blocks, np.full(len(grid), 0.25), **further)
 
 
 def pool():

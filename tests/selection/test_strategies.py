@@ -28,7 +28,7 @@ def scored(name, values, window=12, step=5, page=None, foreground=None):
     h, w = grid.size
     means = np.array([values[y : y + h, x : x + w].mean() for y, x in zip(grid.y, grid.x, strict=True)])
     edges = grid.row_edges, grid.column_edges
-    cells = np.add.reduceat(np.add.reduceat(values, edges[0][:-1], axis=0), edges[1][:-1], axis=1).astype(np.float64)
+    blocks = np.add.reduceat(np.add.reduceat(values, edges[0][:-1], axis=0), edges[1][:-1], axis=1).astype(np.float64)
     foreground = np.full(len(grid), 0.5) if foreground is None else foreground
     features = np.random.default_rng(len(name) + values.shape[1]).normal(size=(len(grid), 6)).astype(np.float32)
     return ImageScores(
@@ -37,7 +37,7 @@ def scored(name, values, window=12, step=5, page=None, foreground=None):
         "0" * 64,
         grid,
         means,
-        cells,
+        blocks,
         foreground,
         foreground_scores=means * foreground,
         features=features,
@@ -189,14 +189,14 @@ def test_coverage_covers_everything_and_stops_before_a_window_without_new_pixels
 
 def test_coverage_does_not_change_the_scores_that_it_is_given():
     pool = pool_of(maps())
-    before = [(image.cells.copy(), image.window_scores.copy()) for image in pool]
+    before = [(image.blocks.copy(), image.window_scores.copy()) for image in pool]
     for image in pool:
-        image.cells.setflags(write=False)
+        image.blocks.setflags(write=False)
         image.window_scores.setflags(write=False)
     for strategy in STRATEGIES:
         select_windows(pool, strategy, Budget(windows=9))
-    for image, (cells, means) in zip(pool, before, strict=True):
-        assert np.array_equal(image.cells, cells) and np.array_equal(image.window_scores, means)
+    for image, (blocks, means) in zip(pool, before, strict=True):
+        assert np.array_equal(image.blocks, blocks) and np.array_equal(image.window_scores, means)
 
 
 def test_coverage_needs_maps():
@@ -361,7 +361,7 @@ def trembling(pool, rng):
     def moved(values, size):
         return (values * (1.0 + size * rng.uniform(-1, 1, values.shape))).astype(values.dtype)
 
-    doubles = ("window_scores", "cells", "foreground", "foreground_scores")
+    doubles = ("window_scores", "blocks", "foreground", "foreground_scores")
     return [
         replace(
             image,

@@ -149,7 +149,7 @@ def test_the_benchmark_scores_as_the_bundle_does(place, tmp_path, one_thread):
     network = Bench.adapted(bench, choice.load_network(place / "model.pt"), "reestimated")
     found = Bench.score_with(bench, network, settings | {"window": 64, "step": 20})
     for one, other in zip(found, scores, strict=True):
-        assert np.array_equal(one.window_scores, other.window_scores) and np.array_equal(one.cells, other.cells)
+        assert np.array_equal(one.window_scores, other.window_scores) and np.array_equal(one.blocks, other.blocks)
     budget = Budget(windows=4)
     chosen = [scoring.select_regions(each, "coverage", budget) for each in (found, scores)]
     assert chosen[0] == chosen[1]

@@ -1,4 +1,4 @@
-"""Windows cover every pixel, and sums over cells and windows are those of a direct loop."""
+"""Windows cover every pixel, and sums over blocks and windows are those of a direct loop."""
 
 from __future__ import annotations
 
@@ -88,18 +88,18 @@ def test_windows_are_listed_row_by_row(height, width, window, step):
 
 
 @pytest.mark.parametrize(("height", "width", "window", "step"), SHAPES)
-def test_cells_are_the_pieces_that_window_edges_cut(height, width, window, step):
+def test_blocks_are_the_pieces_that_window_edges_cut(height, width, window, step):
     grid = WindowGrid(height, width, window, step)
     membership = np.zeros((len(grid), height, width), dtype=bool)
     for index, (y, x) in enumerate(zip(grid.y, grid.x, strict=True)):
         membership[index, y : y + grid.size[0], x : x + grid.size[1]] = True
-    areas = grid.cell_areas()
+    areas = grid.block_areas()
     assert areas.sum() == height * width
     for i, (top, bottom) in enumerate(zip(grid.row_edges, grid.row_edges[1:], strict=False)):
         for j, (left, right) in enumerate(zip(grid.column_edges, grid.column_edges[1:], strict=False)):
             piece = membership[:, top:bottom, left:right]
             assert areas[i, j] == piece[0].size
-            assert (piece == piece[:, :1, :1]).all()  # a window holds all of a cell or nothing
+            assert (piece == piece[:, :1, :1]).all()  # a window holds all of a block or nothing
 
 
 @given(sides, sides, st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -108,16 +108,16 @@ def test_sums_equal_a_loop(height, width, window, step, seed):
     grid = WindowGrid(height, width, window, step)
     values = np.random.default_rng(seed).exponential(size=(height, width)).astype(np.float32)
     exact = values.astype(np.float64)
-    cells = grid.cell_sums(values)
-    assert cells.dtype == np.float64
+    blocks = grid.block_sums(values)
+    assert blocks.dtype == np.float64
     for i, top in enumerate(grid.row_edges[:-1]):
         for j, left in enumerate(grid.column_edges[:-1]):
             piece = exact[top : grid.row_edges[i + 1], left : grid.column_edges[j + 1]]
-            assert cells[i, j] == pytest.approx(piece.sum(), rel=1e-9)
+            assert blocks[i, j] == pytest.approx(piece.sum(), rel=1e-9)
     h, w = grid.size
     sums = np.array([exact[y : y + h, x : x + w].sum() for y, x in zip(grid.y, grid.x, strict=True)])
-    np.testing.assert_allclose(grid.window_sums(cells).reshape(-1), sums, rtol=1e-9)
-    np.testing.assert_allclose(grid.window_means(cells), sums / (h * w), rtol=1e-9)
+    np.testing.assert_allclose(grid.window_sums(blocks).reshape(-1), sums, rtol=1e-9)
+    np.testing.assert_allclose(grid.window_means(blocks), sums / (h * w), rtol=1e-9)
 
 
 def test_sums_of_a_large_map_keep_nine_digits():
@@ -125,7 +125,7 @@ def test_sums_of_a_large_map_keep_nine_digits():
     values = rng.exponential(size=(1024, 1024)).astype(np.float32)
     values[:300, :300] *= 1e4  # what an integral image carries along to windows that are far smaller
     grid = WindowGrid(1024, 1024, 256, 30)
-    means = grid.window_means(grid.cell_sums(values))
+    means = grid.window_means(grid.block_sums(values))
     direct = [values[y : y + 256, x : x + 256].mean(dtype=np.float64) for y, x in zip(grid.y, grid.x, strict=True)]
     np.testing.assert_allclose(means, direct, rtol=1e-9)
 
@@ -133,33 +133,33 @@ def test_sums_of_a_large_map_keep_nine_digits():
 def test_several_maps_at_once():
     grid = WindowGrid(23, 31, 8, 5)
     values = np.random.default_rng(0).random((2, 3, 23, 31))
-    together = grid.window_means(grid.cell_sums(values))
+    together = grid.window_means(grid.block_sums(values))
     assert together.shape == (2, 3, len(grid))
     for index in np.ndindex(2, 3):
-        np.testing.assert_allclose(together[index], grid.window_means(grid.cell_sums(values[index])), rtol=1e-12)
+        np.testing.assert_allclose(together[index], grid.window_means(grid.block_sums(values[index])), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.int32, np.float16])
 def test_maps_of_any_real_type_are_summed_in_float64(kind):
     grid = WindowGrid(60, 50, 40, 7)
     values = (np.random.default_rng(0).random((60, 50)) * 200).astype(kind)
-    cells = grid.cell_sums(values)
-    assert cells.dtype == np.float64
-    assert cells.sum() == pytest.approx(values.sum(dtype=np.float64), rel=1e-12)
+    blocks = grid.block_sums(values)
+    assert blocks.dtype == np.float64
+    assert blocks.sum() == pytest.approx(values.sum(dtype=np.float64), rel=1e-12)
 
 
 def test_a_map_of_another_size_is_refused():
     with pytest.raises(ValueError, match="the grid is for"):
-        WindowGrid(10, 12).cell_sums(np.zeros((12, 10)))
+        WindowGrid(10, 12).block_sums(np.zeros((12, 10)))
 
 
 def test_rectangle_sums_equal_a_loop():
-    cells = np.random.default_rng(0).random((7, 9))
+    blocks = np.random.default_rng(0).random((7, 9))
     top, bottom, left, right = np.array([0, 2, 6]), np.array([3, 7, 7]), np.array([0, 4]), np.array([9, 5])
     expected = [
-        [cells[t:b, le:r].sum() for le, r in zip(left, right, strict=True)] for t, b in zip(top, bottom, strict=True)
+        [blocks[t:b, le:r].sum() for le, r in zip(left, right, strict=True)] for t, b in zip(top, bottom, strict=True)
     ]
-    np.testing.assert_allclose(rectangle_sums(cells, (top, bottom, left, right)), expected, rtol=1e-12)
+    np.testing.assert_allclose(rectangle_sums(blocks, (top, bottom, left, right)), expected, rtol=1e-12)
 
 
 # ---- exact scores and the inferer

@@ -91,7 +91,7 @@ class Store:
         arrays: dict[str, np.ndarray] = {"seconds": np.float64(seconds)}
         for number, scores in enumerate(pool):
             for name in _ARRAYS:
-                if (values := getattr(scores, name)) is not None:
+                if (values := getattr(scores, "blocks" if name == "cells" else name)) is not None:
                     arrays[f"{name}_{number}"] = values
         self._put_arrays("scores", key, arrays)
 

@@ -32,17 +32,17 @@ class Pick(NamedTuple):
 def unscored(item: Mapping[str, Any], window: int, step: int) -> ImageScores:
     """Return an image whose windows all have the score 0, for random choice."""
     grid = WindowGrid(item["height"], item["width"], window, step)
-    cells = np.zeros((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
-    return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)), cells)
+    blocks = np.zeros((len(grid.row_edges) - 1, len(grid.column_edges) - 1))
+    return ImageScores(item["name"], item["page"], item["sha256"], grid, np.zeros(len(grid)), blocks)
 
 
 def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.ndarray]:
     """Return scores without what lies in the boxes.
 
-    A cell of the grid that is taken in part keeps its score in proportion.
+    A block of the grid that is taken in part keeps its score in proportion.
 
     Args:
-        scores: with cells.
+        scores: with blocks.
         boxes: labelled, or being labelled.
 
     Returns:
@@ -51,10 +51,10 @@ def without(scores: ImageScores, boxes: Sequence[Box]) -> tuple[ImageScores, np.
     grid = scores.grid
     if not boxes:
         return scores, np.ones(len(grid))
-    free = grid.cell_sums(~pixels_inside((grid.height, grid.width), boxes))
-    cells = scores.cells * (free / grid.cell_areas())
+    free = grid.block_sums(~pixels_inside((grid.height, grid.width), boxes))
+    blocks = scores.blocks * (free / grid.block_areas())
     fractions = (grid.window_sums(free) / (grid.size[0] * grid.size[1])).reshape(-1)
-    return replace(scores, cells=cells, window_scores=grid.window_means(cells)), fractions
+    return replace(scores, blocks=blocks, window_scores=grid.window_means(blocks)), fractions
 
 
 def _allowed(pool: Sequence[ImageScores], excluded: Sequence[Sequence[Box]]) -> list[tuple[ImageScores, np.ndarray]]:
@@ -124,7 +124,7 @@ def _balanced(pool: Sequence[ImageScores], excluded: Sequence[Sequence[Box]], se
     covered = []
     for scores, boxes in zip(pool, excluded, strict=True):
         grid = scores.grid
-        pixels = grid.cell_sums(pixels_inside((grid.height, grid.width), boxes)) if boxes else None
+        pixels = grid.block_sums(pixels_inside((grid.height, grid.width), boxes)) if boxes else None
         covered.append(replace(scores, covered=pixels))
     count = min(TOGETHER, sum(int(scores.free.sum()) for scores in covered))
     if not count:

@@ -156,13 +156,13 @@ class KWTLStrategy(Strategy):
             score = self.sidecar.score_map(ranked.scoring, item)
             if score is None:
                 raise KWTLError(f"{item['name']} is too large for patches other than {self.settings.window} pixels.")
-            cells = grid.cell_sums(score)
+            blocks = grid.block_sums(score)
             pool.append(
                 replace(
                     scores,
                     grid=grid,
-                    cells=cells,
-                    window_scores=grid.window_means(cells),
+                    blocks=blocks,
+                    window_scores=grid.window_means(blocks),
                     foreground=None,
                     features=None,
                 )

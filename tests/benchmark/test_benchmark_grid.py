@@ -1,4 +1,4 @@
-"""Leaving one data set out, sharing of what cells have in common, and the order of jobs."""
+"""Leaving one data set out, sharing of what experiments have in common, and the order of jobs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from monai_kwtl.benchmark.plan.case import forget_data, source_names
 from monai_kwtl.benchmark.plan.config import make_config
 from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
-from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import experiments_of, jobs_of
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.scoring.measures import MEASURES
 from monai_kwtl.selection.strategies import STRATEGIES
 
 
 def plan(options, **changes):
-    """Jobs, and the job of each cell by variant, method and budget."""
-    jobs, results = jobs_of(cells_of(make_config({**options, **changes})))
+    """Jobs, and the job of each experiment by variant, method and budget."""
+    jobs, results = jobs_of(experiments_of(make_config({**options, **changes})))
     return jobs, {(key.variant, key.method, key.budget): job for key, job in results.items()}
 
 
@@ -33,7 +33,7 @@ def test_a_target_is_never_among_the_sources_of_its_network(options):
     assert source_names(config, "ours") == ["bright", "dark"]
     assert source_names(config, "bright") == ["dark", "ours"]
     assert source_names(make_config({**options, "sources": ["ours", "dark"]}), "ours") == ["dark"]
-    for case, _ in cells_of(config):
+    for case, _ in experiments_of(config):
         assert case.target not in dict(case.meta_settings()["sources"])
 
 
@@ -46,12 +46,12 @@ def test_without_another_data_set_there_is_nothing_to_meta_train_on(options, dat
 
 def test_a_target_that_was_not_prepared_is_named(options):
     with pytest.raises(KWTLError, match="^targets: there is no data set 'EM' in .*; prepare it, or say where"):
-        cells_of(make_config({**options, "targets": "EM"}))
+        experiments_of(make_config({**options, "targets": "EM"}))
 
 
 def test_a_budget_beyond_the_pool_is_refused_before_anything_runs(options):
     with pytest.raises(KWTLError, match="ours, shots 1000: .*the pool has only"):
-        cells_of(make_config({**options, "shots": [1, 1000]}))
+        experiments_of(make_config({**options, "shots": [1, 1000]}))
 
 
 def test_an_image_without_a_mask_is_refused(options, data, tmp_path):
@@ -59,7 +59,7 @@ def test_an_image_without_a_mask_is_refused(options, data, tmp_path):
     (tmp_path / "data" / "ours" / "labels" / "3.png").unlink()
     forget_data()
     with pytest.raises(KWTLError, match="1 images have no mask, first images/3.png"):
-        cells_of(make_config({**options, "data_dir": str(tmp_path / "data")}))
+        experiments_of(make_config({**options, "data_dir": str(tmp_path / "data")}))
 
 
 def test_networks_and_scores_are_made_once_and_before_what_needs_them(options):
@@ -76,14 +76,14 @@ def test_networks_and_scores_are_made_once_and_before_what_needs_them(options):
 
 def test_all_methods_begin_with_the_same_weights_and_see_batches_of_one_seed(options):
     methods = [name for name in METHODS if name != "pretext_only"]
-    cells = cells_of(make_config({**options, "methods": methods, "variants": ["base", "source_only"]}))
-    settings = [case.cell_settings(key) for case, key in cells]
+    experiments = experiments_of(make_config({**options, "methods": methods, "variants": ["base", "source_only"]}))
+    settings = [case.experiment_settings(key) for case, key in experiments]
     assert len({(found["start"], found["seed"], found["support_steps"]) for found in settings}) == 1
 
 
 def test_splits_differ_in_the_seeds_of_their_trainings(options):
-    cells = cells_of(make_config({**options, "splits": 3, "methods": "random"}))
-    assert len({case.cell_settings(key)["seed"] for case, key in cells}) == 3
+    experiments = experiments_of(make_config({**options, "splits": 3, "methods": "random"}))
+    assert len({case.experiment_settings(key)["seed"] for case, key in experiments}) == 3
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_changed_images_and_changed_masks_have_other_keys(options, data, tmp_pat
     source.write_bytes(source.read_bytes() + b" ")
     forget_data()
     sources = plan(options)[1]
-    assert all(len({found[cell] for found in (before, masks, sources)}) == 3 for cell in before)
+    assert all(len({found[experiment] for found in (before, masks, sources)}) == 3 for experiment in before)

@@ -25,7 +25,7 @@ from monai_kwtl.benchmark.plan.case import forget_data
 from monai_kwtl.benchmark.plan.config import make_config
 from monai_kwtl.benchmark.plan.rows import COLUMNS, TIME_COLUMNS
 from monai_kwtl.benchmark.runs import run as run_module
-from monai_kwtl.benchmark.runs.jobs import Job, cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import Job, experiments_of, jobs_of
 from monai_kwtl.benchmark.runs.run import Progress, run_protocol
 from monai_kwtl.errors import KWTLError
 
@@ -45,7 +45,7 @@ def test_columns_are_those_that_statistics_and_figures_read():
     assert TIME_COLUMNS == [*COLUMNS[:9], "select_seconds", "train_seconds"]
 
 
-def test_a_grid_has_a_row_a_cell_sorted_with_fractions(options, tmp_path):
+def test_a_grid_has_a_row_an_experiment_sorted_with_fractions(options, tmp_path):
     changes = {"splits": 2, "shots": [2, 1, 10], "pixels": [1], "windows_per_shot": 1, "methods": ["random", "full"]}
     done = run_protocol(make_config({**options, **changes}), "grid")
     rows = table(done["results"])
@@ -78,7 +78,7 @@ def test_nothing_of_this_machines_folders_is_in_the_tables(config, tmp_path):
         assert str(tmp_path) not in path.read_text() and config.data_dir not in path.read_text()
 
 
-def test_what_goes_wrong_says_in_which_cell(config, monkeypatch):
+def test_what_goes_wrong_says_in_which_experiment(config, monkeypatch):
     def diverge(self, support, variant):
         raise KWTLError("the loss is nan at step 7")
 
@@ -97,10 +97,10 @@ def test_a_finished_grid_is_not_computed_again(config, monkeypatch):
     assert again["computed"] == 0 and Path(again["results"]).read_bytes() == before
 
 
-def test_a_wider_grid_keeps_the_cells_of_the_narrower_one(options):
+def test_a_wider_grid_keeps_the_experiments_of_the_narrower_one(options):
     run_protocol(make_config(options), "grid")
     done = run_protocol(make_config({**options, "shots": [1, 2], "splits": 2}), "wider")
-    # of the second split pretext network, scores and five cells, of the first two cells at the new budget
+    # of the second split pretext network, scores and five experiments, of the first two experiments at the new budget
     assert done["computed"] == 7 + 2
 
 
@@ -130,7 +130,7 @@ def test_a_grid_that_is_stopped_again_and_again_ends_in_the_same_table(options, 
     assert Path(done["results"]).read_bytes() == Path(whole["results"]).read_bytes()
 
 
-def test_finished_cells_alone_are_enough_for_the_tables(config, tmp_path):
+def test_finished_experiments_alone_are_enough_for_the_tables(config, tmp_path):
     before = Path(run_protocol(config, "grid")["results"]).read_bytes()
     for kind in ("meta", "pretext", "scores"):
         shutil.rmtree(tmp_path / "output" / "store" / kind)
@@ -138,12 +138,14 @@ def test_finished_cells_alone_are_enough_for_the_tables(config, tmp_path):
     assert done["computed"] == 0 and Path(done["results"]).read_bytes() == before
 
 
-def test_cells_in_another_order_have_the_same_results(options, tmp_path, monkeypatch):
+def test_experiments_in_another_order_have_the_same_results(options, tmp_path, monkeypatch):
     one = run_protocol(make_config({**options, "shots": [1, 2]}), "grid")
 
     def backwards(jobs, store, config):
-        cells = [job for job in jobs if job.kind == "cell"]
-        yield from run_module.run_in_loop([job for job in jobs if job.kind != "cell"] + cells[::-1], store, config)
+        experiments = [job for job in jobs if job.kind == "cell"]
+        yield from run_module.run_in_loop(
+            [job for job in jobs if job.kind != "cell"] + experiments[::-1], store, config
+        )
 
     monkeypatch.setattr("monai_kwtl.benchmark.runs.run.choose_runner", lambda name: backwards)
     other = run_protocol(make_config({**options, "shots": [1, 2], "output_dir": str(tmp_path / "other")}), "grid")
@@ -166,13 +168,13 @@ def test_a_stack_of_many_pages_stands_in_for_em(options, data, tmp_path):
     rows = table(done["results"])
     assert len(rows) == 6 and {row["protocol"] for row in rows} == {"random", "blocked"}
     assert {row["windows"] for row in rows if row["method"] == "random"} == {"4"}
-    jobs, _ = jobs_of(cells_of(make_config({**options, **changes})))
+    jobs, _ = jobs_of(experiments_of(make_config({**options, **changes})))
     pretext = next(job for job in jobs if job.kind == "pretext")
     assert pretext.case.pretext_settings("base")["pseudo_label"]["threshold"] == 140
 
 
 def test_progress_says_how_long_the_rest_takes(config, caplog, monkeypatch):
-    jobs, results = jobs_of(cells_of(config))
+    jobs, results = jobs_of(experiments_of(config))
     clock = iter([100.0, 110.0, *[130.0] * len(jobs)])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO, logger="monai_kwtl.benchmark"):
@@ -181,25 +183,27 @@ def test_progress_says_how_long_the_rest_takes(config, caplog, monkeypatch):
     share = jobs[0].size / sum(job.size for job in jobs)
     seconds = 10 / share - 10
     (line,) = caplog.messages
-    assert line.startswith(f"0 of 3 cells, {100 * share:.0f} % of the work; last: meta-training for ours; about ")
+    assert line.startswith(f"0 of 3 experiments, {100 * share:.0f} % of the work; last: meta-training for ours; about ")
     assert float(re.search(r"about ([\d.]+) s left", line)[1]) == pytest.approx(seconds, rel=0.05)
 
 
 def test_a_long_job_is_named_while_it_runs(config, caplog):
-    jobs, results = jobs_of(cells_of(config))
+    jobs, results = jobs_of(experiments_of(config))
     with caplog.at_level(logging.INFO, logger="monai_kwtl.benchmark"):
         with Progress(jobs, (0, len(results)), patience=0.02):
             until = time.monotonic() + 5
             while not caplog.messages and time.monotonic() < until:
                 time.sleep(0.005)
-    assert caplog.messages[0].startswith("0 of 3 cells, 0 % of the work; at: meta-training for ours; 0.0 s so far")
+    assert caplog.messages[0].startswith(
+        "0 of 3 experiments, 0 % of the work; at: meta-training for ours; 0.0 s so far"
+    )
 
 
 def test_a_store_that_nothing_reaches_is_said(config, monkeypatch):
     monkeypatch.setattr(
         "monai_kwtl.benchmark.runs.run.choose_runner", lambda name: lambda jobs, store, config: iter(())
     )
-    with pytest.raises(KWTLError, match="only 0 of 3 cells are in .*store: is it shared by all workers"):
+    with pytest.raises(KWTLError, match="only 0 of 3 experiments are in .*store: is it shared by all workers"):
         run_protocol(config, "grid")
 
 
@@ -236,9 +240,9 @@ def test_the_command_killed_twice_goes_on_to_the_same_table(options, tmp_path):
     options = {**options, "shots": [1, 2, 3, 4], "splits": 2}
     whole = run_protocol(make_config({**options, "output_dir": str(tmp_path / "whole")}), "mine")
     store = tmp_path / "output" / "store" / "cell"
-    for cells in (2, 7):
+    for experiments in (2, 7):
         process = subprocess.Popen(command(options, tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-        while process.poll() is None and len(list(store.glob("*.json"))) < cells:
+        while process.poll() is None and len(list(store.glob("*.json"))) < experiments:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -246,5 +250,5 @@ def test_the_command_killed_twice_goes_on_to_the_same_table(options, tmp_path):
     ended = subprocess.run(command(options, tmp_path, "--cores", "1"), env=ENVIRONMENT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "output" / "mine" / "results.csv").read_bytes() == Path(whole["results"]).read_bytes()
-    assert "18 of 18" not in ended.stdout.splitlines()[0] and "cells are finished" in ended.stdout
+    assert "18 of 18" not in ended.stdout.splitlines()[0] and "experiments are finished" in ended.stdout
     forget_data()

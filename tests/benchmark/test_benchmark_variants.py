@@ -1,4 +1,4 @@
-"""Ways of tuning, rounds and strategies that compare windows, as cells of a grid."""
+"""Ways of tuning, rounds and strategies that compare windows, as experiments of a grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai_kwtl.benchmark.experiments.experiment import part_of
 from monai_kwtl.benchmark.plan.config import make_config
 from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS, Tuning
 from monai_kwtl.benchmark.plan.store import Store
-from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import experiments_of, jobs_of
 from monai_kwtl.benchmark.runs.run import run_protocol
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection.budget import Budget
@@ -22,13 +22,13 @@ TUNINGS = [name for name, variant in VARIANTS.items() if variant.tuning != Tunin
 
 
 def results_of(options):
-    """Every cell's result, by (variant, method)."""
+    """Every experiment's result, by (variant, method)."""
     config = make_config(options)
     run_protocol(config, "grid")
-    cells = cells_of(config)
-    _, results = jobs_of(cells)
+    experiments = experiments_of(config)
+    _, results = jobs_of(experiments)
     store = Store(config.output_dir + "/store")
-    return {(key.variant, key.method): store.cell(results[key]) for _, key in cells}
+    return {(key.variant, key.method): store.experiment(results[key]) for _, key in experiments}
 
 
 def test_every_way_of_tuning_gives_a_result_from_the_same_windows(options):
@@ -108,7 +108,7 @@ def test_a_method_that_begins_at_random_begins_with_the_windows_of_the_baseline(
 
 def test_rounds_have_no_budgets_in_shots(options):
     config = make_config({**options, "methods": ["herding_2_rounds", "herding"], "shots": [1], "pixels": [1]})
-    found = {(key.method, key.budget_kind) for _, key in cells_of(config)}
+    found = {(key.method, key.budget_kind) for _, key in experiments_of(config)}
     assert found == {("herding_2_rounds", "pixels"), ("herding", "pixels"), ("herding", "shots")}
 
 

@@ -55,7 +55,7 @@ def test_all_windows_are_like_the_pool():
 def test_a_finished_grid_is_looked_at(options, tmp_path):
     grid = {**options, "methods": ["random", "typical"], "shots": [], "pixels": [1, 2], "variants": ["dice_bce"]}
     config = make_config(grid)
-    with pytest.raises(KWTLError, match="no finished cell"):
+    with pytest.raises(KWTLError, match="no finished experiment"):
         diagnose(config)
     run_protocol(config, "grid")
     table = diagnose(config)

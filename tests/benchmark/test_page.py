@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import COLUMNS, cell, grid, write_csv
+from made_up import COLUMNS, experiment, grid, write_csv
 from PIL import Image
 
 from monai_kwtl.benchmark.analysis import page
@@ -21,9 +21,9 @@ ABOUT = {"machine": {"processor": "a processor", "cores": 2}, "finished": "2026-
 
 def small_grid():
     options = {"targets": ("TNBC", "ssTEM"), "splits": 2, "budgets": (1, 3)}
-    cells = grid(methods=("top_k_soft", "random"), **options)
+    experiments = grid(methods=("top_k_soft", "random"), **options)
     variants = ("source_only", "affine_views", "quarter_windows", "kmeans")
-    return cells + grid(methods=("top_k_soft",), variants=variants, kinds=("shots",), **options)
+    return experiments + grid(methods=("top_k_soft",), variants=variants, kinds=("shots",), **options)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_pictures_are_pictures_with_something_on_them(made):
 
 
 def test_the_same_results_give_the_same_bytes(made, tmp_path, rng):
-    cells = small_grid()
-    shuffled = [cells[place] for place in rng.permutation(len(cells))]
+    experiments = small_grid()
+    shuffled = [experiments[place] for place in rng.permutation(len(experiments))]
     (tmp_path / "times.csv").write_bytes((made.parent.parent / "times.csv").read_bytes())
     again = write_page(write_csv(tmp_path / "other.csv", shuffled), tmp_path / "page", ABOUT)
     for path in sorted(made.parent.iterdir()):
@@ -79,29 +79,31 @@ def test_no_results_make_a_page_that_says_so(tmp_path):
     assert "| EM | random | paper | random, as published | 58.9 | 65.2 |" in text
 
 
-def test_a_single_cell_makes_a_page(tmp_path):
-    write_page(write_csv(tmp_path / "r.csv", [cell(method="full", budget="")]), tmp_path / "page", {})
-    text = write_page(write_csv(tmp_path / "r.csv", [cell()]), tmp_path / "page", {}).read_text()
+def test_a_single_experiment_makes_a_page(tmp_path):
+    write_page(write_csv(tmp_path / "r.csv", [experiment(method="full", budget="")]), tmp_path / "page", {})
+    text = write_page(write_csv(tmp_path / "r.csv", [experiment()]), tmp_path / "page", {}).read_text()
     assert "| top_k_soft | 1 | 1 | 50.0 | - | 47.1 |" in text
 
 
 def test_variants_have_areas_of_their_own_on_the_page(tmp_path):
-    cells = grid(targets=("TNBC",), methods=("balanced", "random"), variants=("dice_bce", "flips"), kinds=("pixels",))
-    text = write_page(write_csv(tmp_path / "r.csv", cells), tmp_path / "page", {}).read_text()
+    experiments = grid(
+        targets=("TNBC",), methods=("balanced", "random"), variants=("dice_bce", "flips"), kinds=("pixels",)
+    )
+    text = write_page(write_csv(tmp_path / "r.csv", experiments), tmp_path / "page", {}).read_text()
     assert all(f"| {variant} | balanced | log pixels | " in text for variant in ("dice_bce", "flips"))
 
 
-def test_missing_cells_are_said_and_counted(tmp_path):
-    cells = grid(targets=("TNBC",), splits=2, methods=("random",), budgets=(1, 3), kinds=("shots",))
-    del cells[0]
-    text = write_page(write_csv(tmp_path / "r.csv", cells), tmp_path / "page", {}).read_text()
+def test_missing_experiments_are_said_and_counted(tmp_path):
+    experiments = grid(targets=("TNBC",), splits=2, methods=("random",), budgets=(1, 3), kinds=("shots",))
+    del experiments[0]
+    text = write_page(write_csv(tmp_path / "r.csv", experiments), tmp_path / "page", {}).read_text()
     assert "1 of a complete grid" in text and "(1 of 2 runs)" in text
 
 
 def test_pictures_of_an_earlier_page_do_not_stay(tmp_path):
     write_page(write_csv(tmp_path / "r.csv", small_grid()), tmp_path / "page", {})
     (tmp_path / "page" / "notes.txt").write_text("mine")
-    write_page(write_csv(tmp_path / "r.csv", [cell()]), tmp_path / "page", {})
+    write_page(write_csv(tmp_path / "r.csv", [experiment()]), tmp_path / "page", {})
     assert not (tmp_path / "page" / "figure_6a.png").exists()
     assert (tmp_path / "page" / "notes.txt").read_text() == "mine"
 
@@ -109,12 +111,12 @@ def test_pictures_of_an_earlier_page_do_not_stay(tmp_path):
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KWTLError) as caught:
-        write_page(write_csv(tmp_path / "r.csv", [cell()]), tmp_path / "file", {})
+        write_page(write_csv(tmp_path / "r.csv", [experiment()]), tmp_path / "file", {})
     assert "cannot write" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_command_takes_what_lies_beside_the_results(tmp_path):
-    results = write_csv(tmp_path / "results.csv", [cell()])
+    results = write_csv(tmp_path / "results.csv", [experiment()])
     (tmp_path / "about.json").write_text(json.dumps(ABOUT))
     parser = argparse.ArgumentParser()
     page.add_arguments(parser)

@@ -15,7 +15,7 @@ COLUMNS = (
 ).split(",")
 
 
-def cell(**changes: Any) -> dict[str, Any]:
+def experiment(**changes: Any) -> dict[str, Any]:
     """One row, with what is not given filled in."""
     base = {
         "target": "TNBC",
@@ -43,12 +43,12 @@ def cell(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-def write_csv(path: Path, cells: Iterable[dict[str, Any]], columns: list[str] = COLUMNS) -> Path:
+def write_csv(path: Path, experiments: Iterable[dict[str, Any]], columns: list[str] = COLUMNS) -> Path:
     """Write results.csv."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(cells)
+        writer.writerows(experiments)
     return path
 
 
@@ -79,7 +79,7 @@ def grid(
 ) -> list[dict[str, Any]]:
     """A complete grid of made-up results, the same every time."""
     rng = np.random.default_rng(7)
-    cells = []
+    experiments = []
     for target in targets:
         for variant in variants:
             for kind in kinds:
@@ -92,8 +92,8 @@ def grid(
                             share = COVERED.get(method, 0.9) if kind == "shots" else 1.0
                             iou = LEVEL[target] + ease + QUALITY[method] * np.log2(1 + budget) / 3
                             iou += rng.normal(0, 0.01) - 0.02 * (variant != "base")
-                            cells.append(
-                                cell(
+                            experiments.append(
+                                experiment(
                                     **common,
                                     method=method,
                                     budget=budget,
@@ -105,8 +105,12 @@ def grid(
                                 )
                             )
                     if kind == "shots" and variant == "base":
-                        cells.append(cell(**common, method="full", budget=0, mean_iou=round(LEVEL[target] + 0.12, 6)))
-                        cells.append(
-                            cell(**common, method="pretext_only", budget=0, mean_iou=round(LEVEL[target] - 0.1, 6))
+                        experiments.append(
+                            experiment(**common, method="full", budget=0, mean_iou=round(LEVEL[target] + 0.12, 6))
                         )
-    return cells
+                        experiments.append(
+                            experiment(
+                                **common, method="pretext_only", budget=0, mean_iou=round(LEVEL[target] - 0.1, 6)
+                            )
+                        )
+    return experiments

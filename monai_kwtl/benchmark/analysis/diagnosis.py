@@ -22,7 +22,7 @@ from monai_kwtl.benchmark.plan.config import Config, read_config
 from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
 from monai_kwtl.benchmark.plan.rows import Key
 from monai_kwtl.benchmark.plan.store import Store, digest
-from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import experiments_of, jobs_of
 from monai_kwtl.data.loading import read_label
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.selection.diversity import principal_components
@@ -116,7 +116,7 @@ def diagnose(config: Config) -> Table:
         tuned network fares.
 
     Raises:
-        KWTLError: where no method compares windows, or no cell is finished.
+        KWTLError: where no method compares windows, or no experiment is finished.
     """
     compares = next((name for name in config.methods if METHODS[name].features), None)
     if compares is None:
@@ -125,11 +125,11 @@ def diagnose(config: Config) -> Table:
             "features windows are placed by."
         )
     store, rows = Store(Path(config.output_dir) / "store"), []
-    cells = [(case, key) for case, key in cells_of(config) if key.budget_kind == "pixels"]
-    _, names = jobs_of(cells)
+    experiments = [(case, key) for case, key in experiments_of(config) if key.budget_kind == "pixels"]
+    _, names = jobs_of(experiments)
     fractions: dict[tuple[str, str, int], float] = {}
     points: dict[tuple[str, str, int, int], np.ndarray] = {}
-    for case, key in cells:
+    for case, key in experiments:
         features = case.feature_settings("base", compares)  # one look for all variants
         if features is None or not store.has("cell", names[key]) or not store.has("features", digest(features)):
             continue
@@ -142,14 +142,16 @@ def diagnose(config: Config) -> Table:
         if METHODS[key.method].rounds == 1 and VARIANTS[key.variant].window == 1:  # other windows have other features
             rows.append(_row(case, key, store, names[key], points[at], fractions[at[:3]]))
     if not rows:
-        raise KWTLError(f"{config.output_dir} holds no finished cell of this grid; run scripts/benchmark.py protocol.")
+        raise KWTLError(
+            f"{config.output_dir} holds no finished experiment of this grid; run scripts/benchmark.py protocol."
+        )
     return Table("diagnosis", pd.DataFrame(rows, columns=COLUMNS), _FORMS)
 
 
 def _row(case: Any, key: Key, store: Store, name: str, points: np.ndarray, fraction: float) -> tuple[Any, ...]:
     pool, _ = Bench(case, store).scores(key.variant, key.method)
     regions = select(pool, METHODS[key.method].strategy, case.budget(key), case.derived_seed(key.method))
-    found = store.cell(name)["result"]
+    found = store.experiment(name)["result"]
     return (
         key.target, key.protocol, key.variant, str(key.split), key.method, key.budget, len(regions), found["images"],
         image_spread(regions, len(pool)), 100 * found["foreground_share"], 100 * fraction,

@@ -12,7 +12,7 @@ import pandas as pd
 from monai_kwtl.benchmark.analysis.layout import Table, markdown_table, shown
 from monai_kwtl.benchmark.analysis.statistics import area_under_curve, compare
 from monai_kwtl.benchmark.plan.methods import VARIANTS, Variant
-from monai_kwtl.benchmark.plan.rows import BASELINES, RUN, SCOPE, WITHOUT_BUDGET, missing_cells, places
+from monai_kwtl.benchmark.plan.rows import BASELINES, RUN, SCOPE, WITHOUT_BUDGET, missing_experiments, places
 
 __all__ = [
     "ablation_table",
@@ -240,5 +240,8 @@ def _cell(row) -> str:
 
 
 def missing_table(rows: pd.DataFrame) -> Table:
-    """List the cells that a complete grid would have, see :func:`monai_kwtl.benchmark.plan.rows.missing_cells`."""
-    return Table("missing", missing_cells(rows), {"budget": "g", "split": ".0f", "seed": ".0f"})
+    """List the cells that a complete grid would have.
+
+    See :func:`monai_kwtl.benchmark.plan.rows.missing_experiments`.
+    """
+    return Table("missing", missing_experiments(rows), {"budget": "g", "split": ".0f", "seed": ".0f"})

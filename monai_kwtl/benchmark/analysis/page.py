@@ -178,8 +178,8 @@ def write_page(results_csv: str | Path | Sequence[str | Path], folder: str | Pat
     one does not have are removed; others are left alone.
 
     Args:
-        results_csv: one row for each finished cell; any number of cells may be missing. Several files are put
-            together; cells that they share must have the same row.
+        results_csv: one row for each finished experiment; any number of experiments may be missing. Several files are
+            put together; experiments that they share must have the same row.
         folder: made if absent.
         about: what the results were measured on, to be shown: machine, versions, dates; values may be mappings.
 

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "annotator": ["reveal_masks", "write_region_masks"],
         "bench": ["Bench"],
-        "experiment": ["labelling_cost", "part_of", "quality", "run_cell", "select"],
+        "experiment": ["labelling_cost", "part_of", "quality", "run_experiment", "select"],
         "importance": ["importance_weights"],
         "threshold": ["THRESHOLDS", "decision_threshold"],
     },

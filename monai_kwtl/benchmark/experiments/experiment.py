@@ -1,4 +1,4 @@
-"""A cell: select, let the annotator label, tune, measure, and what it cost."""
+"""An experiment: select, let the annotator label, tune, measure, and what it cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from monai_kwtl.selection.regions import Cost, Region, cost_of
 from monai_kwtl.selection.select import cover, select_regions
 from monai_kwtl.windows.scores import ImageScores
 
-__all__ = ["labelling_cost", "part_of", "quality", "run_cell", "select"]
+__all__ = ["labelling_cost", "part_of", "quality", "run_experiment", "select"]
 
 
 def select(scores: Sequence[ImageScores], strategy: str, budget: Budget, seed: int) -> list[Region]:
@@ -177,13 +177,13 @@ def _tuned(case: Case, bench: Bench, key: Key, support: Sequence[Mapping[str, An
     return copy.deepcopy(_KEPT[name])  # measuring fits its statistics in place
 
 
-def run_cell(case: Case, store: Store, key: Key) -> None:
+def run_experiment(case: Case, store: Store, key: Key) -> None:
     """Select, reveal, tune and measure; the result is kept in the store.
 
     Args:
-        case: of the cell.
+        case: of the experiment.
         store: has the pretext network, and the scores that the method needs.
-        key: of the cell.
+        key: of the experiment.
     """
     bench, method = Bench(case, store), METHODS[key.method]
     regions, seconds = _whole_images(case.pool) if key.method == "full" else [], 0.0
@@ -201,7 +201,7 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
     cuda = bench.device.type == "cuda"
     device = torch.cuda.get_device_name(bench.device) if cuda else bench.device.type
     times = {"select_seconds": round(seconds, 3), "train_seconds": round(trained, 3)}
-    settings = case.cell_settings(key)
+    settings = case.experiment_settings(key)
     document = {
         "settings": settings,
         "selection": digest([r.key for r in regions]),
@@ -209,4 +209,4 @@ def run_cell(case: Case, store: Store, key: Key) -> None:
         "iou_of_test_images": [round(found.iou, 6) for found in overlaps],
         "times": times,
     }
-    store.put_cell(digest(settings), document)
+    store.put_experiment(digest(settings), document)

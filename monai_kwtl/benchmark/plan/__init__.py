@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "WITHOUT_BUDGET",
             "in_order",
             "merged_rows",
-            "missing_cells",
+            "missing_experiments",
             "places",
             "read_rows",
             "read_times",

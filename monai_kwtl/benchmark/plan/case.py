@@ -36,7 +36,7 @@ _versions = lru_cache(maxsize=1)(versions)
 
 
 def forget_data() -> None:
-    """Look at the files of the data sets anew: what is found in them is remembered, as every cell asks for it."""
+    """Look at the files of the data sets anew: what is found in them is remembered, as every experiment asks for it."""
     for function in (_images, _splits, _meta_settings, folder_hash):
         function.cache_clear()
 
@@ -197,11 +197,14 @@ class Case:
         return {"stage": "features", "norm": norm, **self._seen_by(variant)}
 
     def weighs(self, key: Key) -> bool:
-        """Return True if a cell tunes on windows by their importance."""
+        """Return True if an experiment tunes on windows by their importance."""
         return VARIANTS[key.variant].tuning.reweighted and METHODS[key.method].strategy is not None
 
     def seen_for(self, key: Key) -> list[str]:
-        """Return the methods whose scores and features a cell needs: its own, and that whose weights it takes."""
+        """Return the methods whose scores and features an experiment needs.
+
+        Its own, and that whose weights it takes.
+        """
         return list(dict.fromkeys([key.method, WEIGHED_BY] if self.weighs(key) else [key.method]))
 
     def scoring_network(self, variant: str) -> tuple[str, dict[str, Any]]:
@@ -222,7 +225,7 @@ class Case:
         }
 
     def budget(self, key: Key) -> Budget:
-        """Return the budget of a cell, of a method that selects."""
+        """Return the budget of an experiment, of a method that selects."""
         share = VARIANTS[key.variant].share
         pool, target = self.parts[0], self.config.target(self.target)
         if key.budget_kind == "pixels":
@@ -240,8 +243,8 @@ class Case:
             raise KWTLError(f"{self.target}, {key.budget_kind} {key.budget:g}: {error}") from error
 
     def tuned_settings(self, key: Key) -> dict[str, Any]:
-        """Return what the tuned network of a cell depends on: its settings less those of measuring alone."""
-        settings = self.cell_settings(key)
+        """Return what the tuned network of an experiment depends on: its settings less those of measuring alone."""
+        settings = self.experiment_settings(key)
         if METHODS[key.method].rounds == 1:  # else the norm decides what is scored between the rounds
             settings.pop("norm")
         settings.pop("tuning", None)
@@ -249,8 +252,8 @@ class Case:
             settings["tuning"] = departures
         return {name: value for name, value in settings.items() if name != "test"}
 
-    def cell_settings(self, key: Key) -> dict[str, Any]:
-        """Return what the result of a cell depends on; labels of the pool and the test images count as files."""
+    def experiment_settings(self, key: Key) -> dict[str, Any]:
+        """Return what the result of an experiment depends on; labels of the pool and the test images count as files."""
         plan, config, method = self.config.plan, self.config, METHODS[key.method]
         pool, test = self.parts
         settings: dict[str, Any] = {

@@ -62,10 +62,16 @@ class Config:
     output_dir: str = _option("output/benchmark", "where the results go, and the store that all benchmarks there share")
     device: str = _option("auto", "auto, cpu, cuda or cuda:0 ...")
     amp: str | bool = _option("auto", "auto, true or false: bfloat16 arithmetic, auto where the processor has it")
-    runner: str = _option("auto", "loop: one cell after the other; ray: Ray tasks; auto: ray where it is installed")
-    cores: int = _option(2, "processor cores of a cell; rounding, and so the last digits, depend on it")
-    gpus: float = _option(1, "of a GPU that a cell takes, where there is one: 0.25 runs four cells on each")
-    workers: int | None = _option(None, "cells that Ray runs at once on this machine; none: as many as its cores allow")
+    runner: str = _option(
+        "auto", "loop: one experiment after the other; ray: Ray tasks; auto: ray where it is installed"
+    )
+    cores: int = _option(2, "processor cores of an experiment; rounding, and so the last digits, depend on it")
+    gpus: float = _option(
+        1, "of a GPU that an experiment takes, where there is one: 0.25 runs four experiments on each"
+    )
+    workers: int | None = _option(
+        None, "experiments that Ray runs at once on this machine; none: as many as its cores allow"
+    )
     ray_address: str | None = _option(
         None, "of a running Ray cluster that shares output_dir and data_dir; none: begin one"
     )

@@ -1,4 +1,4 @@
-"""results.csv and times.csv: one row for each finished cell of the grid, read and checked."""
+"""results.csv and times.csv: one row for each finished experiment of the grid, read and checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "WITHOUT_BUDGET",
     "in_order",
     "merged_rows",
-    "missing_cells",
+    "missing_experiments",
     "places",
     "read_rows",
     "read_times",
@@ -37,7 +37,7 @@ WITHOUT_BUDGET = ("pretext_only", "full")  # no windows are chosen: all labels, 
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """Name of a cell; the fields are the first columns of the tables, in their order."""
+    """Name of an experiment; the fields are the first columns of the tables, in their order."""
 
     target: str
     protocol: str
@@ -122,11 +122,11 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _check_single(rows: pd.DataFrame, path: str | Path, problem: str) -> None:
-    """Refuse rows that name one cell twice."""
+    """Refuse rows that name one experiment twice."""
     twice = rows[rows.duplicated(KEYS)]
     if len(twice):
-        cell = ", ".join(f"{name} {twice.iloc[0][name]}" for name in KEYS)
-        raise KWTLError(f"{path}: the cell of {cell} {problem}")
+        experiment = ", ".join(f"{name} {twice.iloc[0][name]}" for name in KEYS)
+        raise KWTLError(f"{path}: the experiment of {experiment} {problem}")
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
@@ -139,12 +139,13 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         path: of the file; its first line must be :data:`COLUMNS`.
 
     Returns:
-        A row for each cell: one method, at one budget, on one split of one target. They are in one order, whatever the
-        order in the file: by :data:`SCOPE`, method, budget, split and seed. None where the file has a header only.
+        A row for each experiment: one method, at one budget, on one split of one target. They are in one order,
+        whatever the order in the file: by :data:`SCOPE`, method, budget, split and seed. None where the file has a
+        header only.
 
     Raises:
         KWTLError: one line, with the number of the line in the file, when it cannot be read, a value is not of its
-            kind, or a cell is there twice.
+            kind, or an experiment is there twice.
     """
     rows = _read(Path(path), COLUMNS)
     _check_single(rows, path, "is there twice; remove one of its lines")
@@ -155,7 +156,7 @@ def merged_rows(paths: Sequence[str | Path]) -> pd.DataFrame:
     """Put several results.csv together, as :func:`read_rows` reads each.
 
     Raises:
-        KWTLError: as :func:`read_rows`, and where a cell that two files share has another result in each.
+        KWTLError: as :func:`read_rows`, and where an experiment that two files share has another result in each.
     """
     rows = pd.concat([read_rows(path) for path in paths]).drop_duplicates()
     _check_single(rows, ", ".join(map(str, paths)), "has another result in each; give results of one store")
@@ -169,7 +170,7 @@ def rows_text(rows: pd.DataFrame) -> str:
 
 
 def read_times(*paths: str | Path) -> pd.DataFrame:
-    """Read times.csv, the durations of the cells; of several files each cell once.
+    """Read times.csv, the durations of the experiments; of several files each experiment once.
 
     Args:
         paths: of the files; their first line must be :data:`TIME_COLUMNS`.
@@ -181,8 +182,8 @@ def read_times(*paths: str | Path) -> pd.DataFrame:
     return pd.concat([_read(Path(path), TIME_COLUMNS) for path in paths] or [none]).drop_duplicates(KEYS)
 
 
-def missing_cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells that a complete grid would have and this one has not.
+def missing_experiments(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the experiments that a complete grid would have and this one has not.
 
     A grid is complete when, within a scope, every method that any row has was run at every budget that any row has, on
     every (split, seed) that any row has; :data:`WITHOUT_BUDGET` counts at its own budgets only.

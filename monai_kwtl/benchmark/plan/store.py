@@ -78,12 +78,12 @@ class Store:
             {name: value.detach().cpu().contiguous() for name, value in state.items()}, self._new(kind, key)
         )
 
-    def put_cell(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keep the result of a cell, JSON data."""
+    def put_experiment(self, key: str, result: Mapping[str, Any]) -> None:
+        """Keep the result of an experiment, JSON data."""
         write_text(self._new("cell", key), json.dumps(result, indent=1, sort_keys=True) + "\n", _HINT)
 
-    def cell(self, key: str) -> dict[str, Any]:
-        """Return the result of a finished cell."""
+    def experiment(self, key: str) -> dict[str, Any]:
+        """Return the result of a finished experiment."""
         return json.loads(self.path("cell", key).read_text(encoding="utf-8"))
 
     def put_scores(self, key: str, pool: list[ImageScores], seconds: float) -> None:

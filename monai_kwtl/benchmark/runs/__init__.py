@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["jobs", "results", "run"],
     submod_attrs={
-        "jobs": ["Job", "cells_of", "jobs_of"],
+        "jobs": ["Job", "experiments_of", "jobs_of"],
         "results": ["write_results"],
         "run": ["Progress", "choose_runner", "ray_installed", "run_in_loop", "run_protocol", "run_with_ray"],
     },

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from monai_kwtl.benchmark.experiments.bench import Bench
-from monai_kwtl.benchmark.experiments.experiment import run_cell
+from monai_kwtl.benchmark.experiments.experiment import run_experiment
 from monai_kwtl.benchmark.plan.case import Case
 from monai_kwtl.benchmark.plan.config import Config
 from monai_kwtl.benchmark.plan.methods import METHODS, VARIANTS
@@ -19,7 +19,7 @@ from monai_kwtl.benchmark.plan.store import Store, digest
 from monai_kwtl.errors import KWTLError
 from monai_kwtl.inferers.memory import keep_freed_memory
 
-__all__ = ["Job", "cells_of", "jobs_of"]
+__all__ = ["Job", "experiments_of", "jobs_of"]
 
 _CROP = 128 * 128  # pixels; the unit of a job's size is one such crop trained on, which costs three forward passes
 _OVERHEAD = 20.0  # of any job: reading, writing, the first call of a network
@@ -33,7 +33,7 @@ class Job:
         kind: ``meta``, ``pretext``, ``scores``, ``features`` or ``cell``.
         key: hash of all that it depends on, its name in the store.
         case: of it, or for what several cases share, of the first of them.
-        cell: the cell, or for scores and pretext networks the first that needs them.
+        experiment: the experiment, or for scores and pretext networks the first that needs them.
         needs: keys of the jobs that must be finished before.
         size: roughly how much computing it takes, for the time left.
     """
@@ -41,18 +41,20 @@ class Job:
     kind: str
     key: str
     case: Case
-    cell: Key
+    experiment: Key
     needs: tuple[str, ...]
     size: float
 
     def __str__(self) -> str:
-        cell = self.cell
+        experiment = self.experiment
         if self.kind == "meta":
-            return f"meta-training for {cell.target}"
-        place = f"{cell.target} {cell.protocol} split {cell.split}"
+            return f"meta-training for {experiment.target}"
+        place = f"{experiment.target} {experiment.protocol} split {experiment.split}"
         if self.kind == "cell":
-            return f"{place}, {cell.method} at {cell.budget:g} {cell.budget_kind} ({cell.variant})"
-        return f"{place}, {self.kind}" + (f" for {cell.method}" if self.kind in ("scores", "features") else "")
+            return (
+                f"{place}, {experiment.method} at {experiment.budget:g} {experiment.budget_kind} ({experiment.variant})"
+            )
+        return f"{place}, {self.kind}" + (f" for {experiment.method}" if self.kind in ("scores", "features") else "")
 
     def run(self, store: Store) -> None:
         """Compute it, unless it is in the store already.
@@ -76,29 +78,29 @@ class Job:
 
     def _compute(self, store: Store) -> None:
         if self.kind == "cell":
-            run_cell(self.case, store, self.cell)
+            run_experiment(self.case, store, self.experiment)
             return
         bench = Bench(self.case, store)
         if self.kind == "meta":
             bench.train_meta()
         elif self.kind == "pretext":
-            bench.train_pretext(self.cell.variant)
+            bench.train_pretext(self.experiment.variant)
         elif self.kind == "scores":
-            bench.score(self.cell.variant, self.cell.method)
+            bench.score(self.experiment.variant, self.experiment.method)
         else:
-            bench.describe(self.cell.variant, self.cell.method)
+            bench.describe(self.experiment.variant, self.experiment.method)
 
 
-def cells_of(config: Config) -> list[tuple[Case, Key]]:
-    """Return every cell of a grid, in the order of the results' rows.
+def experiments_of(config: Config) -> list[tuple[Case, Key]]:
+    """Return every experiment of a grid, in the order of the results' rows.
 
-    ``full`` has one cell a split, of the budget of all pool images, in shots; ``pretext_only`` one, of budget 0.
+    ``full`` has one experiment a split, of the budget of all pool images, in shots; ``pretext_only`` one, of budget 0.
     Methods in rounds have budgets in pixels only.
 
     Raises:
         KWTLError: where a target is not there, or does not hold a budget.
     """
-    cells = []
+    experiments = []
     for target, protocol, split, seed in product(config.targets, config.protocols, range(config.splits), config.seeds):
         case = Case(config, target, protocol, split, seed)
         for variant, method in product(config.variants, config.methods):
@@ -112,8 +114,8 @@ def cells_of(config: Config) -> list[tuple[Case, Key]]:
                 key = Key(target, protocol, split, seed, config.plan.name, variant, method, kind, value)
                 if METHODS[method].strategy is not None:
                     case.check_budget(key)
-                cells.append((case, key))
-    return sorted(cells, key=lambda cell: cell[1])
+                experiments.append((case, key))
+    return sorted(experiments, key=lambda experiment: experiment[1])
 
 
 def _training(config: Config, steps: int | None, epochs: int, windows: float) -> float:
@@ -123,7 +125,7 @@ def _training(config: Config, steps: int | None, epochs: int, windows: float) ->
 
 
 def _sizes(case: Case, key: Key) -> dict[str, float]:
-    """Roughly how much computing the jobs of a cell take."""
+    """Roughly how much computing the jobs of an experiment take."""
     config, plan = case.config, case.config.plan
     pool, test = case.parts
     area = sum(item["height"] * item["width"] for item in pool) / len(pool)
@@ -146,8 +148,8 @@ def _sizes(case: Case, key: Key) -> dict[str, float]:
     }
 
 
-def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, str, dict[str, Any], tuple[int, ...]]]:
-    """Kind, method and settings of each job of a cell, and which of them, by their place, it needs."""
+def _jobs_of_experiment(case: Case, key: Key) -> Iterator[tuple[str, str, dict[str, Any], tuple[int, ...]]]:
+    """Kind, method and settings of each job of an experiment, and which of them, by their place, it needs."""
     yield "meta", key.method, case.meta_settings(), ()
     yield "pretext", key.method, case.pretext_settings(key.variant), (0,)
     made = 0 if case.scoring_network(key.variant)[0] == "meta" else 1
@@ -160,25 +162,28 @@ def _jobs_of_cell(case: Case, key: Key) -> Iterator[tuple[str, str, dict[str, An
             if settings is not None:
                 needs.append(len(needs) + 1)
                 yield kind, method, settings, (made,)
-    yield "cell", key.method, case.cell_settings(key), tuple(needs)
+    yield "cell", key.method, case.experiment_settings(key), tuple(needs)
 
 
-def jobs_of(cells: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
-    """Return the jobs of cells, each once however many share it, and the job that has the result of each cell.
+def jobs_of(experiments: list[tuple[Case, Key]]) -> tuple[list[Job], dict[Key, str]]:
+    """Return the jobs of experiments, each once however many share it.
 
-    Cells whose settings come to the same are one job: a strategy that needs no scores is the same whatever scores.
+    Also the job that has the result of each experiment.
+
+    Experiments whose settings come to the same are one job: a strategy that needs no scores is the same whatever
+    scores.
 
     Args:
-        cells: as from :func:`cells_of`.
+        experiments: as from :func:`experiments_of`.
 
     Returns:
-        Jobs, each after those it needs, a split after the other; and the key in the store of every cell.
+        Jobs, each after those it needs, a split after the other; and the key in the store of every experiment.
     """
     jobs: dict[str, Job] = {}
     results: dict[Key, str] = {}
-    for case, key in cells:
+    for case, key in experiments:
         sizes, keys = _sizes(case, key), []
-        for kind, method, settings, needs in _jobs_of_cell(case, key):
+        for kind, method, settings, needs in _jobs_of_experiment(case, key):
             keys.append(digest(settings))
             if keys[-1] not in jobs:
                 needed = tuple(keys[place] for place in needs)

@@ -1,4 +1,7 @@
-"""Finished cells as tables: ``results.csv``, the same bytes for the same cells, and their times in another file."""
+"""Finished experiments as tables.
+
+``results.csv``, the same bytes for the same experiments, and their times in another file.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ __all__ = ["write_results"]
 
 
 def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int:
-    """Write ``results.csv`` and ``times.csv``: a row for each finished cell, sorted by the columns that name it.
+    """Write ``results.csv`` and ``times.csv``: a row for each finished experiment, sorted by the columns that name it.
 
     Shares and IoUs are fractions in [0, 1] with six digits. Seconds have a file of their own, because they are never
-    the same twice; those of a cell that shares its scores with others include the scoring.
+    the same twice; those of an experiment that shares its scores with others include the scoring.
 
     Args:
         folder: made if absent.
-        store: has the finished cells.
-        results: key in the store of each cell of the grid.
+        store: has the finished experiments.
+        results: key in the store of each experiment of the grid.
 
     Returns:
         The number of rows.
@@ -31,7 +34,7 @@ def write_results(folder: Path, store: Store, results: Mapping[Key, str]) -> int
     Raises:
         KWTLError: when the tables cannot be written.
     """
-    finished = [(key, store.cell(name)) for key, name in sorted(results.items()) if store.has("cell", name)]
+    finished = [(key, store.experiment(name)) for key, name in sorted(results.items()) if store.has("cell", name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns, part in (("results.csv", COLUMNS, "result"), ("times.csv", TIME_COLUMNS, "times")):
         rows = pd.DataFrame([{**vars(key), **document[part]} for key, document in finished], columns=columns)

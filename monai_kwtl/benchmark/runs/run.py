@@ -18,7 +18,7 @@ import torch
 from monai_kwtl.benchmark.plan.case import forget_data
 from monai_kwtl.benchmark.plan.config import SIMULATED, Config
 from monai_kwtl.benchmark.plan.store import Store
-from monai_kwtl.benchmark.runs.jobs import Job, cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import Job, experiments_of, jobs_of
 from monai_kwtl.benchmark.runs.results import write_results
 from monai_kwtl.bundle.provenance import versions
 from monai_kwtl.errors import KWTLError
@@ -43,16 +43,16 @@ class Progress:
 
     Args:
         jobs: all that are to be run.
-        cells: cells of the grid that are finished already, and all of them.
+        experiments: experiments of the grid that are finished already, and all of them.
         interval: seconds between lines.
         patience: seconds without a line after which one says what is being worked at.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], cells: tuple[int, int], interval: float = 10.0, patience: float = 60.0
+        self, jobs: Sequence[Job], experiments: tuple[int, int], interval: float = 10.0, patience: float = 60.0
     ) -> None:
         self.total, self.interval, self.patience = sum(job.size for job in jobs), interval, patience
-        self.cells, self.all_cells = cells
+        self.experiments, self.planned = experiments
         self.open = {job.key: job for job in jobs}
         self.begun = self.said = time.monotonic()
         self.done = 0.0
@@ -71,7 +71,7 @@ class Progress:
         """Take note of a finished job, and say so where it is time to."""
         now = time.monotonic()
         self.done += job.size
-        self.cells += job.kind == "cell"
+        self.experiments += job.kind == "cell"
         self.open.pop(job.key, None)
         if now - self.said >= self.interval and self.done < self.total:
             self.said = now
@@ -80,7 +80,7 @@ class Progress:
             logger.info(f"{self._state()}; last: {job}{left}")
 
     def _state(self) -> str:
-        return f"{self.cells} of {self.all_cells} cells, {100 * self.done / self.total:.0f} % of the work"
+        return f"{self.experiments} of {self.planned} experiments, {100 * self.done / self.total:.0f} % of the work"
 
     def _say_that_it_works(self) -> None:
         while not self._over.wait(self.patience / 4):
@@ -99,8 +99,8 @@ def _make_simulated(config: Config) -> None:
 def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Compute what is not in the store yet, and write ``results.csv``, ``times.csv`` and ``grid.json``.
 
-    The tables are written anew after every cell, so that they can be looked at while the grid runs; a run that was
-    killed goes on with the first job that it had not finished.
+    The tables are written anew after every experiment, so that they can be looked at while the grid runs; a run that
+    was killed goes on with the first job that it had not finished.
 
     Args:
         config: of the benchmark.
@@ -119,8 +119,8 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
     given, config = config, _with_absolute_paths(config)
     store, folder = Store(Path(config.output_dir) / "store"), Path(config.output_dir) / name
     runner = choose_runner(config.runner)
-    cells = cells_of(config)
-    jobs, results = jobs_of(cells)
+    experiments = experiments_of(config)
+    jobs, results = jobs_of(experiments)
     # what only finished jobs need is not asked for again, so that a store may be kept without its networks and scores
     wanted = {key for key in results.values() if not store.has("cell", key)}
     for job in reversed(jobs):
@@ -129,7 +129,7 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
     missing = [job for job in jobs if job.key in wanted and not store.has(job.kind, job.key)]
     finished = write_results(folder, store, results)
     _write_about(folder, given, about or {})
-    logger.info(f"{name}: {finished} of {len(cells)} cells are finished, {len(missing)} jobs to do")
+    logger.info(f"{name}: {finished} of {len(experiments)} experiments are finished, {len(missing)} jobs to do")
     distinct = set(results.values())
     progress = Progress(missing, (sum(store.has("cell", key) for key in distinct), len(distinct)))
     with progress:
@@ -137,9 +137,11 @@ def run_protocol(config: Config, name: str, about: Mapping[str, Any] | None = No
             progress.finished(job)
             if job.kind == "cell":
                 finished = write_results(folder, store, results)
-    if finished < len(cells):
-        raise KWTLError(f"only {finished} of {len(cells)} cells are in {store.folder}: is it shared by all workers?")
-    return {"cells": len(cells), "computed": len(missing), "results": str(folder / "results.csv")}
+    if finished < len(experiments):
+        raise KWTLError(
+            f"only {finished} of {len(experiments)} experiments are in {store.folder}: is it shared by all workers?"
+        )
+    return {"cells": len(experiments), "computed": len(missing), "results": str(folder / "results.csv")}
 
 
 def _with_absolute_paths(config: Config) -> Config:

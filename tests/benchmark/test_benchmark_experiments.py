@@ -1,4 +1,4 @@
-"""Costs and qualities of a cell against counts by hand; budgets of equal pixels; what the annotator may see."""
+"""Costs and qualities of an experiment against counts by hand; budgets of equal pixels; what the annotator may see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai_kwtl.benchmark.plan.case import Case
 from monai_kwtl.benchmark.plan.config import make_config
 from monai_kwtl.benchmark.plan.schedules import SCHEDULES
 from monai_kwtl.benchmark.plan.store import Store, grid_of
-from monai_kwtl.benchmark.runs.jobs import cells_of, jobs_of
+from monai_kwtl.benchmark.runs.jobs import experiments_of, jobs_of
 from monai_kwtl.benchmark.runs.run import run_protocol
 from monai_kwtl.metrics import Overlap
 from monai_kwtl.networks.fcrn import FCRN
@@ -70,7 +70,7 @@ def test_strided_windows_of_a_pixel_budget_touch_every_image():
     assert {r.image for r in regions} == {item["name"] for item in items}
 
 
-# --- whole cells ------------------------------------------------------------------------------------------------------
+# --- whole experiments ------------------------------------------------------------------------------------------------
 
 
 def run(options):
@@ -78,16 +78,16 @@ def run(options):
     config = make_config(options)
     run_protocol(config, "grid")
     store = Store(config.output_dir + "/store")
-    cells = cells_of(config)
-    _, results = jobs_of(cells)
-    return cells, {key.method: store.cell(results[key]) for _, key in cells}
+    experiments = experiments_of(config)
+    _, results = jobs_of(experiments)
+    return experiments, {key.method: store.experiment(results[key]) for _, key in experiments}
 
 
 def test_only_masks_of_selected_windows_matter_besides_those_of_the_test_images(options, data, tmp_path):
-    cells, clean = run({**options, "methods": ["top_k_soft", "coverage", "random"]})
-    case, store = cells[0][0], Store(tmp_path / "output" / "store")
+    experiments, clean = run({**options, "methods": ["top_k_soft", "coverage", "random"]})
+    case, store = experiments[0][0], Store(tmp_path / "output" / "store")
     seen = {}
-    for _, key in cells:
+    for _, key in experiments:
         scores, _ = Bench(case, store).scores(key.variant, key.method)
         strategy = {"top_k_soft": "top_k"}.get(key.method, key.method)
         seen[key.method] = select(scores, strategy, case.budget(key), case.derived_seed(key.method))
@@ -123,7 +123,7 @@ def test_flipped_masks_change_what_is_learned_but_no_selection(options, data, tm
         assert before["result"]["foreground_share"] + after["result"]["foreground_share"] == pytest.approx(1)
 
 
-def test_iou_of_a_cell_is_that_of_a_plain_forward_pass(options, data, tmp_path):
+def test_iou_of_an_experiment_is_that_of_a_plain_forward_pass(options, data, tmp_path):
     config = make_config({**options, "variants": ["running_norm"], "methods": ["pretext_only"]})
     run_protocol(config, "grid")
     (weights,) = (tmp_path / "output" / "store" / "pretext").glob("*.pt")

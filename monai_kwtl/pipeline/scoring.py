@@ -23,7 +23,7 @@ from monai_kwtl.project.selection_folder import write_selection as write_files
 from monai_kwtl.readers.slides import Slide
 from monai_kwtl.report.console import window_rows
 from monai_kwtl.scoring.score_map import ScoreMapInferer
-from monai_kwtl.scoring.store import pack_scores
+from monai_kwtl.scoring.store import pack_scores, unpack_scores
 from monai_kwtl.scoring.window_scores import WindowScoreInferer
 from monai_kwtl.selection.budget import Budget
 from monai_kwtl.selection.regions import Region, cost_of
@@ -173,7 +173,7 @@ def score(
     found = []
     for item in pool:
         output = score_item(item, network, scorer, rescale)
-        found.append(ImageScores(item["name"], item["page"], item["sha256"], output["grid"], **pack_scores(output)))
+        found.append(unpack_scores(item, output["grid"], pack_scores(output)))
     return found
 
 

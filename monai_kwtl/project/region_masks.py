@@ -131,7 +131,7 @@ def check_images(regions: Iterable[Region], items: Iterable[Mapping[str, Any]]) 
         key = region.image, region.page
         if key not in by_key:
             raise KWTLError(
-                f"the selection names {key[0]!r}, which is not in the data set: give the folder it was made on"
+                f"the selection names {key[0]!r:.200}, which is not in the data set: give the folder it was made on"
             )
         item, height, width = by_key[key], by_key[key]["height"], by_key[key]["width"]
         if region.y + region.height > height or region.x + region.width > width:

@@ -37,9 +37,10 @@ OTHERS = {  # besides the machine's own, under which the suite itself runs
 # the tests of what oneDNN and ATen compute
 NUMERIC = """
 handlers/batch_norm handlers/selection_saver inferers/flips inferers/tiled networks/batch_norm_statistics networks/fcrn
-networks/pooling networks/rectified report/tensorboard scoring/contrast scoring/features scoring/measures scoring/tiles
+networks/fused_relu networks/pooling report/tensorboard scoring/contrast scoring/features scoring/measures scoring/tiles
 scoring/window_scores selection/select
 """.split()
+FILES = [f"tests/{name.replace('/', '/test_')}.py" for name in NUMERIC]
 
 CHILD = """
 import json, sys
@@ -98,6 +99,10 @@ SAID = {
 }
 
 
+def test_the_numeric_tests_are_there():
+    assert not [file for file in FILES if not (ROOT / file).is_file()]
+
+
 def test_another_instruction_set_gives_near_scores_and_the_same_regions(tmp_path):
     with ThreadPoolExecutor(2) as both:
         (own, own_said), (other, other_said) = both.map(
@@ -116,10 +121,9 @@ def test_another_instruction_set_gives_near_scores_and_the_same_regions(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", OTHERS.values(), ids=OTHERS)
 def test_the_numeric_tests_pass_under_each_instruction_set(variables, tmp_path):
-    files = [f"tests/{name.replace('/', '/test_')}.py" for name in NUMERIC]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/t",
-         *files],
+         *FILES],
         cwd=ROOT, env=limited(variables), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-6000:]
